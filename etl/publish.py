@@ -1,0 +1,61 @@
+"""Writes rows as the files of a version, reads every byte of them back, and says what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame, SparkSession
+
+from etl.split import Layout
+from penstock import store
+from penstock.audit import FileAudit, audit_file
+from penstock.errors import RecipeError
+from penstock.schema import Schema
+
+SPARK_TYPES = {"bool": "boolean", "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint"}
+SPARK_TYPES |= {"float32": "float", "float64": "double", "string": "string"}
+ONE_PAGE_BYTES = 1 << 30
+
+
+def conform(df: DataFrame, schema: Schema) -> DataFrame:
+    """The schema's columns and `split`, in order. Raises: RecipeError where the recipe's rows have others."""
+    found = {field.name: field.dataType.simpleString() for field in df.schema.fields}
+    expected = {f.name: "binary" if f.is_tensor else SPARK_TYPES[f.dtype] for f in schema.fields}
+    differs = [
+        f"{name} must be {kind}, is {found.get(name, 'missing')}" for name, kind in expected.items() if found.get(name) != kind
+    ]
+    if differs:
+        raise RecipeError(f"clean() gives other columns than the recipe's schema: {'; '.join(differs)}")
+    return df
+
+
+def write(df: DataFrame, schema: Schema, layout: Layout, data_url: str) -> None:
+    """One file per partition, row groups of equal rows, values of fixed width uncompressed and in one page."""
+    options = {
+        "compression": "uncompressed",
+        "parquet.block.row.count.limit": str(layout.rows_per_group),
+        "parquet.page.size": str(ONE_PAGE_BYTES),
+        "parquet.page.row.count.limit": str(2**31 - 1),
+    }
+    for field in schema.fields:
+        if field.dtype != "string" or field.name == schema.key:
+            options[f"parquet.enable.dictionary#{field.name}"] = "false"
+        if field.is_tensor:  # else footers hold whole images as minimum and maximum
+            options[f"parquet.column.statistics.enabled#{field.name}"] = "false"
+    df.select(*schema.names, "split").write.options(**options).partitionBy("split").parquet(data_url)
+
+
+def read_back(spark: SparkSession, data_url: str, schema: Schema, sums_of: Sequence[str]) -> dict[str, list[FileAudit]]:
+    """Audits every file on the executors: split -> its files, in order of their names."""
+    files = [name for name in store.file_names(data_url) if name.endswith(".parquet")]
+    splits = [name.split("/")[0].removeprefix("split=") for name in files]
+
+    def audit(job: tuple[str, str]) -> FileAudit:
+        return audit_file(data_url, *job, schema, sums_of)
+
+    jobs = list(zip(files, splits, strict=True))
+    found = spark.sparkContext.parallelize(jobs, max(1, len(jobs))).map(audit).collect()
+    audits: dict[str, list[FileAudit]] = {name: [] for name in splits}
+    for (_, name), file_audit in zip(jobs, found, strict=True):
+        audits[name].append(file_audit)
+    return audits

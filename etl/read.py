@@ -1,0 +1,157 @@
+"""Raw formats: each function gives a DataFrame with one row per raw record, broken ones included.
+
+Beside the record's own columns every reader gives where it came from: `_file` (its URL), `_position` (its
+number in the file, where the reader knows it), `_record` (its text, where it has one), `_malformed` (whether it
+could not be read) and `_why` not. Readers drop nothing and fail only where a whole file is unreadable.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from functools import reduce
+from operator import or_
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from penstock import store
+from penstock.errors import RawDataError
+
+CSV_OPTIONS = {"mode": "PERMISSIVE", "ignoreLeadingWhiteSpace": "true", "ignoreTrailingWhiteSpace": "true"}
+IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IDX_BATCH = 2_000
+
+
+def csv(
+    spark: SparkSession,
+    raw_url: str,
+    columns: Mapping[str, str],
+    *,
+    header: bool = False,
+    nullable: Collection[str] = (),
+) -> DataFrame:
+    """Comma-separated text, plain or compressed, one record a line; blank lines are no records.
+
+    `columns` maps every column, in the file's order, to its Spark SQL type. A record is malformed if it has
+    another number of fields, a value that is not of its type, or nothing in a column that is not `nullable`.
+    """
+    lines = spark.read.text(raw_url).where("trim(value) <> ''")
+    if header:
+        lines = lines.where(F.trim("value") != F.lit(",".join(columns)))
+    typed = ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
+    parsed = F.from_csv("value", f"{typed}, _corrupt string", {**CSV_OPTIONS, "columnNameOfCorruptRecord": "_corrupt"})
+    path = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
+    df = lines.select(path.alias("_file"), F.col("value").alias("_record"), parsed.alias("_parsed"))
+    empty = [F.col(f"_parsed.`{name}`").isNull() for name in columns if name not in set(nullable)]
+    return df.select(
+        "_parsed.*",
+        "_file",
+        F.lit(None).cast("long").alias("_position"),
+        "_record",
+        reduce(or_, empty, F.col("_parsed._corrupt").isNotNull()).alias("_malformed"),
+        _csv_reason(columns, nullable).alias("_why"),
+    ).drop("_corrupt")
+
+
+def _csv_reason(columns: Mapping[str, str], nullable: Collection[str]) -> Column:
+    """Says of a malformed record what is wrong with it. Spark computes it for refused rows only."""
+    text = F.from_csv("_record", ", ".join(f"`{name}` string" for name in columns), CSV_OPTIONS)
+    wrong = []
+    for name, kind in columns.items():
+        value = text.getField(name)
+        bad = value.try_cast(kind).isNull() & (value.isNotNull() if name in nullable else F.lit(True))
+        found = F.coalesce(F.concat(F.lit("'"), value, F.lit("'")), F.lit("nothing"))
+        wrong.append(F.when(bad, F.concat(F.lit(f"{name} must be {kind}, found "), found)))
+    fields = F.size(F.split("_record", ","))
+    miscounted = F.concat(F.lit(f"expected {len(columns)} fields, found "), fields.cast("string"))
+    return F.when(fields != len(columns), miscounted).otherwise(F.concat_ws("; ", *wrong))
+
+
+def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int, ...]) -> DataFrame:
+    """Images of one shape and their labels from pairs of idx files, plain or gzip, streamed by executors.
+
+    `images` maps the URL of each file of images to that of its labels, or to None where there are none.
+    Columns: `image` (binary, C order), and `label` (long) unless no pair has labels. One task per pair: gzip
+    cannot be split. Source of the format: LeCun, Cortes & Burges, "The MNIST database", "File formats".
+    """
+    labelled = all(images.values())
+    pairs = spark.sparkContext.parallelize(list(images.items()), len(images))
+    columns = "image binary, " + ("label long, " if labelled else "")
+    one_per_task = pairs.toDF("images string, labels string")
+    df = one_per_task.mapInArrow(_idx_pairs(shape, labelled), columns + "_file string, _position long")
+    no_text = F.lit(None).cast("string")
+    return df.withColumns({"_record": no_text, "_malformed": F.lit(False), "_why": no_text})
+
+
+def _idx_pairs(shape: tuple[int, ...], labelled: bool) -> Any:
+    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for pair in batch.to_pylist():
+                yield from _idx_pair(pair["images"], pair["labels"], shape, labelled)
+
+    return read
+
+
+def _idx_pair(images: str, labels: str | None, shape: tuple[int, ...], labelled: bool) -> Iterator[pa.RecordBatch]:
+    items = _idx_items(images, shape)
+    classes = _idx_items(labels, ()) if labelled and labels else None
+    count = next(items)
+    if classes is not None and (found := next(classes)) != count:
+        raise RawDataError(
+            f"{store.shown(images)} holds {count} images, but {store.shown(labels or '')} {found} labels; "
+            f"these two files do not belong together"
+        )
+    start = 0
+    for block in items:
+        n = len(block)
+        offsets = np.arange(n + 1, dtype=np.int32) * np.int32(block[0].nbytes)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(block))]
+        columns = {"image": pa.BinaryArray.from_buffers(pa.binary(), n, buffers)}
+        if classes is not None:
+            columns["label"] = pa.array(next(classes).astype(np.int64))
+        columns["_file"] = pa.array([images] * n)
+        columns["_position"] = pa.array(np.arange(start, start + n))
+        yield pa.RecordBatch.from_pydict(columns)
+        start += n
+
+
+def _idx_items(url: str, shape: tuple[int, ...]) -> Iterator[Any]:
+    """First the number of items, then blocks of up to IDX_BATCH items, each (n, *shape)."""
+    where = store.shown(url)
+    fs, path = store.filesystem(url)
+    with store.storage_errors(url), fs.open(path, "rb") as raw:
+        file: IO[bytes] = gzip.open(raw) if raw.read(2) == b"\x1f\x8b" else raw
+        raw.seek(0)
+        try:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or head[3] != 1 + len(shape):
+                expected = f"an idx file of {1 + len(shape)} dimensions (magic 0x0000??{1 + len(shape):02x})"
+                raise RawDataError(f"{where}: expected {expected}, found magic 0x{head.hex()}; check which file this is")
+            sizes = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
+            if sizes[1:] != shape:
+                raise RawDataError(f"{where}: expected items of shape {shape}, found {sizes[1:]}; check which file this is")
+            yield sizes[0]
+            dtype = np.dtype(IDX_TYPES[head[2]])
+            item_bytes = dtype.itemsize * int(np.prod(shape, dtype=int))
+            for start in range(0, sizes[0], IDX_BATCH):
+                n = min(IDX_BATCH, sizes[0] - start)
+                data = file.read(n * item_bytes)
+                if len(data) < n * item_bytes:
+                    got = start + len(data) // item_bytes
+                    raise RawDataError(f"{where}: ends after {got:,} of {sizes[0]:,} items; the file is truncated: copy it again")
+                yield _little_endian(np.frombuffer(data, dtype).reshape(n, *shape))
+            if file.read(1):
+                raise RawDataError(f"{where}: more bytes than its header's {sizes[0]:,} items; check which file this is")
+        except (EOFError, gzip.BadGzipFile, zlib.error, struct.error) as error:
+            raise RawDataError(f"{where}: cannot be read ({error}); the file is truncated or damaged: copy it again") from error
+
+
+def _little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values.astype(values.dtype.newbyteorder("<"), copy=False)

@@ -1,0 +1,362 @@
+"""Raw files to a dataset version: `penstock etl`, `python -m etl.run` and `spark-submit etl/run.py` run this.
+
+Two stages, read straight down. CLEAN: read, check the rules, keep or refuse each row, publish the clean rows.
+BUILD: deduplicate, split, place in files, write, read back, fit, publish. A version that exists is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+if __name__ == "__main__" and not __package__:  # started by spark-submit: the project's root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from pyspark import cloudpickle
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+
+from etl import clean, publish, split, transform
+from etl.spark import RESULT_SETTINGS, session, user_errors
+from penstock import card as cards
+from penstock import command, manifest, store
+from penstock.card import Card, CleanCard
+from penstock.console import Console
+from penstock.digest import combine, json_digest
+from penstock.errors import DatasetError, RawDataError
+from penstock.recipe import DatasetRecipe, Recipe, find
+from penstock.store import RawFile
+
+REVISION = 1  # of this stage's code: raised when the same raw data would give other rows
+WORST_RULES_SHOWN = 5
+
+AnyCard = TypeVar("AnyCard", Card, CleanCard)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The version that an ETL run ended with, and whether it was there before."""
+
+    card: Card
+    clean: CleanCard
+    reused: bool
+
+
+def etl(
+    recipe: Recipe,
+    raw_url: str,
+    out: str,
+    console: Console,
+    *,
+    frozen: Card | None = None,
+    labelled: bool = True,
+    master: str | None = None,
+) -> Built:
+    """Cleans and builds what is not there yet, and returns the dataset version of these raw files.
+
+    `frozen` gives the transforms of another version instead of fitting them; `labelled=False` is for raw
+    data without the label, which is to be scored.
+
+    Raises: RawDataError, RecipeError, StorageError; then nothing is published.
+    """
+    raw_url, out = store.absolute(raw_url), store.absolute(out)
+    dataset_recipe = recipe.dataset()
+    clean_folder = store.join(out, "clean")
+    with console.step("take stock of the raw files"):
+        files = store.inventory(raw_url, _known_checksums(clean_folder))
+    inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
+    settings = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
+    clean_version = json_digest([*settings, inventory])
+    transforms = frozen and {name: dict(frozen.transforms[name]) for name in frozen.transforms}
+    version = json_digest([*settings, clean_version, transforms])
+
+    clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
+    if isinstance(clean_card, CleanCard) and isinstance(card, Card):
+        _check_whole(out, card)
+        return Built(card, clean_card, reused=True)
+    store.check_writable(out)
+    with console.step("start Spark"):
+        opened = session(f"penstock etl {recipe.name}", master)
+        spark = opened.__enter__()
+    with _closing(opened), user_errors(store.shown(raw_url), store.shown(out)):
+        _ship_code(dataset_recipe)
+        if not isinstance(clean_card, CleanCard):
+            clean_card = clean_stage(spark, dataset_recipe, raw_url, files, out, clean_version, labelled, console)
+        card = build_stage(spark, dataset_recipe, clean_card, out, version, transforms, labelled, console)
+    return Built(card, clean_card, reused=False)
+
+
+def clean_stage(
+    spark: SparkSession,
+    recipe: DatasetRecipe,
+    raw_url: str,
+    files: Sequence[RawFile],
+    out: str,
+    version: str,
+    labelled: bool,
+    console: Console,
+) -> CleanCard:
+    """Raw files -> clean rows and quarantined rows; the raw files are read once, or twice if any row is refused."""
+    folder = store.join(out, "clean")
+    attempt = f"{version}-{uuid.uuid4().hex[:8]}"
+    data_url, quarantine_url = store.join(folder, "data", attempt), store.join(out, "quarantine", attempt)
+    with _removed_on_failure(data_url, quarantine_url):
+        raw = recipe.read(spark, raw_url, labelled)
+        checked = clean.check(raw, recipe.rules, labelled)
+        counted = Observation()
+        num_refused = F.count_if(F.size("_rules") > 0)
+        observed = checked.observe(counted, F.count(F.lit(1)).alias("raw"), num_refused.alias("quarantined"))
+        with console.step("read, check and clean"):
+            _public(recipe.clean(clean.kept(observed))).write.option("compression", "zstd").parquet(data_url)
+            counts = {name: int(value) for name, value in counted.get.items()}
+            counts["clean"] = spark.read.parquet(data_url).count()
+        if not counts["raw"]:
+            raise RawDataError(f"raw data: no row in the {len(files)} files of {store.shown(raw_url)}; check --raw")
+        broken: dict[str, int] = {}
+        if counts["quarantined"]:
+            with console.step("look up the refused rows"):
+                store.make_private(quarantine_url)
+                clean.refused(checked, raw_url).write.mode("append").parquet(quarantine_url)
+                quarantine = spark.read.parquet(quarantine_url)
+                broken = {row["rule"]: row["count"] for row in _per_rule(quarantine).collect()}
+            if counts["quarantined"] > recipe.max_quarantined * counts["raw"]:
+                raise RawDataError(_too_many_refused(recipe, counts, quarantine, store.shown(raw_url)))
+        card = CleanCard(
+            version=version,
+            recipe=recipe.name,
+            data=f"data/{attempt}",
+            quarantine=f"quarantine/{attempt}" if counts["quarantined"] else None,
+            files=_sizes(data_url),
+            counts={name: counts[name] for name in ("raw", "clean", "quarantined")},
+            rules=broken,
+            lineage={"raw_url": raw_url, "raw_files": [asdict(file) for file in files], **_made_by(spark, recipe)},
+        )
+        return _publish(folder, card, data_url, quarantine_url)
+
+
+def build_stage(
+    spark: SparkSession,
+    recipe: DatasetRecipe,
+    clean_card: CleanCard,
+    out: str,
+    version: str,
+    transforms: dict[str, dict[str, Any]] | None,
+    labelled: bool,
+    console: Console,
+) -> Card:
+    """Clean rows -> dataset version: one shuffle, one sort, one write, and a read of what was written."""
+    schema = recipe.schema if labelled else recipe.schema.without_label()
+    clean_url = store.join(out, "clean", clean_card.data)
+    if _sizes(clean_url) != clean_card.files:
+        raise DatasetError(_damaged(clean_url, store.join(out, "clean"), clean_card.version))
+    data = f"data/{version}-{uuid.uuid4().hex[:8]}"
+    data_url = store.join(out, data)
+    with _removed_on_failure(data_url):
+        rows = split.assign(publish.conform(spark.read.parquet(clean_url), schema), schema, recipe.split)
+        with console.step("count the splits"):
+            num_rows = {row["split"]: row["count"] for row in rows.groupBy("split").count().collect()}
+        layout = split.plan(num_rows, schema.row_bytes, recipe.row_group_bytes)
+        placed = split.number_duplicates(split.place(rows, layout), schema)
+        counted = Observation()
+        observed = placed.observe(
+            counted, F.count(F.lit(1)).alias("clean"), F.count_if(F.col("_copy") > 1).alias("duplicates")
+        )
+        with console.step("deduplicate, split, shuffle and write"):
+            publish.write(observed.where("_copy = 1"), schema, layout, data_url)
+            counts = {name: int(value) for name, value in counted.get.items()}
+        with console.step("read back every byte"):
+            fit = {} if transforms is not None else recipe.fit
+            audits = publish.read_back(spark, data_url, schema, list(fit))
+        if counts["clean"] != clean_card.counts["clean"]:
+            raise DatasetError(f"{clean_card.counts['clean']:,} clean rows, but {counts['clean']:,} were read; run again")
+        card = Card(
+            version=version,
+            recipe=recipe.name,
+            data=data,
+            manifest=manifest.write(data_url, [a.row_groups for files in audits.values() for a in files], schema),
+            schema=schema,
+            counts={
+                "raw": clean_card.counts["raw"],
+                "quarantined": clean_card.counts["quarantined"],
+                "clean": counts["clean"],
+                "duplicates": counts["duplicates"],
+                "built": counts["clean"] - counts["duplicates"],
+            },
+            splits={
+                name: cards.Split(sum(a.num_rows for a in files), combine(a.digest for a in files))
+                for name, files in audits.items()
+            },
+            transforms=transforms if transforms is not None else transform.fitted(fit, audits.get("train", [])),
+            lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
+        )
+        return _publish(out, card, data_url)
+
+
+def _publish(folder: str, card: AnyCard, *attempt_urls: str) -> AnyCard:
+    if cards.publish(folder, card):
+        return card
+    for url in attempt_urls:  # another job made this version meanwhile: the first card stands
+        store.remove(url)
+    first = cards.find(folder, card.version)
+    assert isinstance(first, type(card))
+    return first
+
+
+@contextmanager
+def _removed_on_failure(*urls: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for url in urls:
+            store.remove(url)
+        raise
+
+
+@contextmanager
+def _closing(opened: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        opened.__exit__(None, None, None)
+
+
+def _ship_code(recipe: DatasetRecipe) -> None:
+    # Executors cannot import a recipe from a user's folder: its functions travel with the job.
+    package = recipe.module.__name__.rpartition(".")[0]
+    if not package.startswith("recipes."):
+        for name, module in list(sys.modules.items()):
+            if name.startswith(f"{package}."):
+                cloudpickle.register_pickle_by_value(module)
+
+
+def _public(df: DataFrame) -> DataFrame:
+    return df.select(*(name for name in df.columns if not name.startswith("_")))
+
+
+def _made_by(spark: SparkSession, recipe: DatasetRecipe) -> dict[str, str]:
+    return {"code": recipe.code, "spark": spark.version, "application": spark.sparkContext.applicationId}
+
+
+def _known_checksums(clean_folder: str) -> dict[tuple[str, int, str], str]:
+    """What the newest clean card says of its raw files: an unchanged file is not read again for its checksum."""
+    newest = next(iter(reversed(cards.versions(clean_folder))), None)
+    raw_files = newest.lineage["raw_files"] if newest else []
+    return {(f["name"], f["num_bytes"], f["modified"]): f["sha256"] for f in raw_files if f["modified"]}
+
+
+def _sizes(url: str) -> dict[str, int]:
+    fs, path = store.filesystem(url)
+    return {name: int(fs.size(f"{path}/{name}")) for name in store.file_names(url)}
+
+
+def _check_whole(out: str, card: Card) -> None:
+    """A version that is used again has all its files, each of its length; `penstock verify` looks at every byte."""
+    listed = manifest.read(out, card)
+    sizes = _sizes(listed.data_url)
+    if any(sizes.get(file) != num_bytes for file, (num_bytes, _) in listed.files.items()):
+        raise DatasetError(_damaged(listed.data_url, out, card.version))
+
+
+def _damaged(data_url: str, folder: str, version: str) -> str:
+    where = store.shown(store.join(folder, "cards", f"{version}.json"))
+    return (
+        f"{store.shown(data_url)}: files of version {version} are missing or have another length than when they "
+        f"were published; remove its card {where} and run again"
+    )
+
+
+def _per_rule(quarantine: DataFrame) -> DataFrame:
+    """rule, count and an example, the most frequent first."""
+    pairs = quarantine.select("file", "line", F.explode(F.arrays_zip("rules", "reasons")).alias("broken"))
+    example = F.min(F.struct("file", "line", "broken.reasons")).alias("example")
+    per_rule = pairs.groupBy(F.col("broken.rules").alias("rule")).agg(F.count(F.lit(1)).alias("count"), example)
+    return per_rule.orderBy(F.desc("count"), "rule")
+
+
+def _too_many_refused(recipe: DatasetRecipe, counts: Mapping[str, int], quarantine: DataFrame, raw: str) -> str:
+    share = counts["quarantined"] / counts["raw"]
+    worst = [
+        f"{row['rule']} ({row['count']:,} rows), such as {row['example']['file']}"
+        f"{'' if row['example']['line'] is None else ', line ' + str(row['example']['line'])}: {row['example']['reasons']}"
+        for row in _per_rule(quarantine).limit(WORST_RULES_SHOWN).collect()
+    ]
+    return (
+        f"raw data: {counts['quarantined']:,} of {counts['raw']:,} rows of {raw} break a rule ({share:.1%}), at most "
+        f"{recipe.max_quarantined:.1%} may; nothing is published. Most frequent: {'; '.join(worst)}. "
+        f"Mend the raw data, or raise max_quarantined in the recipe"
+    )
+
+
+def report(built: Built, out: str, console: Console) -> None:
+    """What a person wants to know of a version: whether the counts add up, and where it lies."""
+    card = built.card
+    console.say()
+    console.table([[name, card.counts[name]] for name in card.counts] + [[f"  {n}", s.rows] for n, s in card.splits.items()])
+    console.say()
+    if built.clean.quarantine:
+        console.say(f"Quarantined rows, with reasons: {store.shown(store.join(out, built.clean.quarantine))}")
+    state = "reused: it was built before from the same raw files and code" if built.reused else "published"
+    console.say(f"Dataset version {card.version} {state}: {store.shown(store.join(out, card.data))}")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.parser(
+        "etl",
+        "Clean raw files with Spark and publish them as a dataset version: Parquet shards and a card.",
+        "penstock etl mnist --raw /data/mnist --out /data/mnist_dataset",
+    )
+    made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with dataset.py")
+    made.add_argument("--raw", required=True, metavar="URL", help="a raw file, or the folder of the raw files")
+    made.add_argument("--out", required=True, metavar="URL", help="the dataset's folder; versions are added to it")
+    made.add_argument("--frozen", metavar="URL", help="use the transforms of this dataset (or card file), fit nothing")
+    made.add_argument("--unlabelled", action="store_true", help="the raw data has no label: rows to be scored")
+    made.add_argument("--master", help="Spark master; default: spark-submit's, or local[*]")
+    return made
+
+
+def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    frozen = _frozen_card(arguments.frozen) if arguments.frozen else None
+    built = etl(
+        find(arguments.recipe),
+        arguments.raw,
+        arguments.out,
+        console,
+        frozen=frozen,
+        labelled=not arguments.unlabelled,
+        master=arguments.master,
+    )
+    report(built, store.absolute(arguments.out), console)
+    return summary(built, arguments.out)
+
+
+def summary(built: Built, out: str) -> dict[str, Any]:
+    card = built.card
+    splits = {name: asdict(found) for name, found in card.splits.items()}
+    dataset = store.absolute(out)
+    return {"dataset": dataset, "version": card.version, "reused": built.reused, "counts": card.counts, "splits": splits}
+
+
+def _frozen_card(url: str) -> Card:
+    if not url.endswith(".json"):
+        return cards.load(url)
+    try:
+        found = cards.from_json(store.read_bytes(store.absolute(url)), url)
+    except FileNotFoundError as error:
+        raise DatasetError(f"--frozen: no card at {url}") from error
+    if not isinstance(found, Card):
+        raise DatasetError(f"--frozen: {url} is the card of clean rows; name one of the dataset's cards")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.execute(parser().parse_args(argv), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""The only place that builds a SparkSession, and that turns Spark's exceptions into sentences.
+
+Under `spark-submit` the master, memory and the like come from there; started as plain Python it runs `local[*]`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark import SparkConf
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from etl import java
+from penstock import errors
+from penstock.errors import PenstockError, RawDataError, RecipeError, StorageError
+
+# What changes results is set here and is part of every version's name.
+RESULT_SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
+
+OTHER_SETTINGS = {
+    # A shuffle's partitions are planned by repartitionById; what is left are small aggregates.
+    "spark.sql.shuffle.partitions": "8",
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+    # Our own checksums cover every byte; Hadoop's would put a hidden .crc beside each local file.
+    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
+}
+
+LOCAL_SETTINGS = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.memory": "2g",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}",
+}
+
+
+@contextmanager
+def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
+    """A session that is stopped, with its JVM, when the block ends. One that was there before is left running."""
+    if (running := SparkSession.getActiveSession()) is not None:
+        yield running
+        return
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM
+    if not submitted:
+        java.use()
+    conf = SparkConf()
+    if master is not None or not conf.contains("spark.master"):
+        conf.setMaster(master or "local[*]")
+    local = (conf.get("spark.master") or "").startswith("local")
+    for key, value in {**(LOCAL_SETTINGS if local else {}), **OTHER_SETTINGS}.items():
+        conf.setIfMissing(key, value)
+    conf.setAll(list(RESULT_SETTINGS.items())).setAppName(app_name)
+    spark = SparkSession.builder.config(conf=conf).getOrCreate()
+    gateway = spark.sparkContext._gateway
+    try:
+        yield spark
+    finally:
+        spark.stop()
+        if not submitted and gateway is not None:
+            _end_jvm(gateway)
+
+
+def _end_jvm(gateway: object) -> None:
+    # PySpark keeps the JVM, and its memory, until Python exits: a trainer may follow in this process.
+    from pyspark import SparkContext
+
+    gateway.shutdown()  # type: ignore[attr-defined]
+    process = gateway.proc  # type: ignore[attr-defined]
+    process.stdin.close()
+    process.wait()
+    SparkContext._gateway = None
+    SparkContext._jvm = None
+
+
+@contextmanager
+def user_errors(raw_url: str, out: str) -> Iterator[None]:
+    """Raises as a PenstockError what Spark raises for bad data, a bad recipe or a full disk; the rest passes."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        if (sentence := _explain(str(error), raw_url, out)) is not None:
+            raise sentence from error
+        raise
+
+
+def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
+    # What our own code raised on an executor arrives as the text of a Python traceback.
+    if raised := re.search(r"penstock\.errors\.(\w+): (.*)", text):
+        kind: type[PenstockError] = getattr(errors, raised.group(1))
+        return kind(raised.group(2).strip())
+    if "No space left on device" in text:
+        return StorageError(f"{out}: no space left on the device; free some or choose another place")
+    if "Permission denied" in text or "AccessControlException" in text:
+        return StorageError(f"{out} or {raw_url}: permission denied; choose another place or change its mode")
+    if read := re.search(r"FAILED_READ_FILE\S*\] Encountered error while reading file (\S+?)\.(?=\s)", text):
+        cause = re.search(r"(EOFException|ZipException|IOException): ([^\n]*)", text)
+        why = f": {cause.group(2)}" if cause else ""
+        return RawDataError(f"{read.group(1)}: cannot be read{why}; the file is truncated or damaged: copy it again")
+    if analysis := re.search(r"\[(UNRESOLVED_COLUMN|PARSE_SYNTAX_ERROR|DATATYPE_MISMATCH|UNRESOLVED_ROUTINE)[^\]]*\] ([^\n]*)", text):
+        return RecipeError(f"the recipe asks Spark for something that is not there: {analysis.group(2)}")
+    return None

@@ -1,0 +1,81 @@
+"""Which split and shard each row goes to, from the hash of its key alone: the same with any number of executors.
+
+Rows of a version lie in the order (split, shard, hash, key). Since the hash knows nothing of the content,
+this is a shuffle, and one that needs no random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from penstock.recipe import Split
+from penstock.schema import Schema
+
+BUCKETS = 1_000_000  # shares are exact to a millionth
+FILE_BYTES = 128 << 20
+FEW_FILES = 8  # so many writers at least, where there are row groups for them
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many files each split has, in the order of their numbers, and the rows of a row group."""
+
+    files: Mapping[str, int]
+    rows_per_group: int
+
+    @property
+    def num_files(self) -> int:
+        return sum(self.files.values())
+
+
+def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
+    """Adds `split` and `_hash`, the 64-bit xxHash (seed 42) of the key's text."""
+    df = df.withColumn("_hash", F.xxhash64(F.col(schema.key).cast("string")))
+    bucket = F.pmod("_hash", F.lit(BUCKETS))
+    below, by_hash = 0.0, F.lit(None).cast("string")
+    names = sorted(split.shares)
+    for name in names[:-1]:
+        below += split.shares[name]
+        by_hash = F.coalesce(by_hash, F.when(bucket < round(below * BUCKETS), F.lit(name)))
+    by_hash = F.coalesce(by_hash, F.lit(names[-1]))
+    return df.withColumn("split", F.coalesce(F.col(split.source), by_hash) if split.source else by_hash)
+
+
+def plan(num_rows: Mapping[str, int], row_bytes: int, row_group_bytes: int) -> Layout:
+    """Even row groups of about `row_group_bytes`, in as many files as let several executors write."""
+    target = max(1, row_group_bytes // row_bytes)
+    files = {
+        name: max(math.ceil(rows * row_bytes / FILE_BYTES), min(FEW_FILES, math.ceil(rows / target)), 1)
+        for name, rows in sorted(num_rows.items())
+    }
+    largest = max(num_rows, key=lambda name: num_rows[name] / files[name])
+    rows_per_file = num_rows[largest] / files[largest]
+    # A hash fills files almost evenly: with three deviations to spare no file has a last row group of a few rows.
+    rows_per_file += 3 * math.sqrt(rows_per_file) if files[largest] > 1 else 0
+    groups = max(1, round(rows_per_file / target))
+    return Layout(files, max(1, math.ceil(rows_per_file / groups)))
+
+
+def place(df: DataFrame, layout: Layout) -> DataFrame:
+    """Moves every row to its file, once, and sorts it there: one partition per file."""
+    first, shard = 0, F.lit(None).cast("int")
+    for name, files in layout.files.items():
+        number = F.lit(first) + F.pmod(F.shiftrightunsigned("_hash", 32), F.lit(files))
+        shard = F.coalesce(shard, F.when(F.col("split") == name, number.cast("int")))
+        first += files
+    return df.withColumn("_shard", shard).repartitionById(layout.num_files, "_shard")
+
+
+def number_duplicates(df: DataFrame, schema: Schema) -> DataFrame:
+    """Adds `_copy`: 1 for the row to keep of those with one key, the smallest by all other fields.
+
+    The window's sort is also the order in which rows are written.
+    """
+    rest = [name for name in schema.names if name != schema.key]
+    same_key = Window.partitionBy("split", "_shard", "_hash", schema.key).orderBy(*(rest or [schema.key]))
+    return df.withColumn("_copy", F.row_number().over(same_key))

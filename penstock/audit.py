@@ -1,0 +1,127 @@
+"""Reads one Parquet file of a version back, byte by byte: proves that it can be read and says what is in it.
+
+ETL runs this over every file that it wrote, before the card; `penstock verify` runs it again at any later time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock import manifest, store, tensors
+from penstock.digest import rows_digest
+from penstock.errors import DatasetError
+from penstock.pages import values_offset
+from penstock.schema import Schema
+
+
+@dataclass(frozen=True)
+class FileAudit:
+    """What one file holds. `row_groups` are its rows of the manifest; `sums` are of integer tensors, exact."""
+
+    row_groups: pa.Table
+    num_rows: int
+    digest: int
+    sums: dict[str, tuple[int, int, int]]  # field -> (number of elements, Σ x, Σ x²)
+
+
+def audit_file(
+    data_url: str, file: str, split: str, schema: Schema, sums_of: Sequence[str] = ()
+) -> FileAudit:
+    """Reads one file whole; sums up the integer tensors named in `sums_of`.
+
+    Raises: DatasetError where the file cannot be read or holds other columns, types, widths or nulls."""
+    where = store.shown(store.inside(data_url, file))
+    try:
+        content = store.read_bytes(store.inside(data_url, file))
+        parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        _check_columns(parquet.schema_arrow, schema, where)
+        return _audit(memoryview(content), parquet, file, split, schema, where, sums_of)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{where}: the file is missing; build the dataset again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
+
+
+def _audit(
+    content: memoryview,
+    parquet: pq.ParquetFile,
+    file: str,
+    split: str,
+    schema: Schema,
+    where: str,
+    sums_of: Sequence[str],
+) -> FileAudit:
+    digest = num_rows = 0
+    sums = dict.fromkeys(sums_of, (0, 0, 0))
+    sha256 = hashlib.sha256(content).hexdigest()
+    rows = []
+    for g in range(parquet.num_row_groups):
+        group = parquet.metadata.row_group(g)
+        table = parquet.read_row_group(g, columns=schema.names, use_threads=False)
+        places = {}
+        for c in range(group.num_columns):
+            chunk = group.column(c)
+            field = schema[chunk.path_in_schema]
+            start = chunk.data_page_offset
+            if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
+                start = min(start, chunk.dictionary_page_offset)
+            raw = content[start : start + chunk.total_compressed_size]
+            column = table[field.name]
+            if column.null_count:
+                raise DatasetError(f"{where}: {column.null_count} nulls in column {field.name!r}, expected none")
+            if field.is_tensor:
+                values = tensors.view(column.combine_chunks(), field, where)
+                if field.name in sums:
+                    sums[field.name] = _add_sums(sums[field.name], values)
+            in_place = values_offset(raw, field, group.num_rows) if chunk.compression == "UNCOMPRESSED" else None
+            places[field.name] = {
+                "offset": start,
+                "num_bytes": len(raw),
+                "crc32": zlib.crc32(raw),
+                "values": None if in_place is None else start + in_place,
+            }
+        digest += rows_digest(table, schema)
+        num_rows += group.num_rows
+        rows.append(
+            {
+                "split": split,
+                "file": file,
+                "row_group": g,
+                "num_rows": group.num_rows,
+                "file_bytes": len(content),
+                "file_sha256": sha256,
+                "columns": places,
+            }
+        )
+    table = pa.Table.from_pylist(rows, schema=manifest.arrow_schema(schema))
+    return FileAudit(table, num_rows, digest % 2**64, sums)
+
+
+def _check_columns(found: pa.Schema, schema: Schema, where: str) -> None:
+    expected = {field.name: field.arrow_type for field in schema.fields}
+    differs = [
+        f"{name}: expected {expected.get(name, 'no such column')}, found {there.get(name, 'none')}"
+        for there in [dict(zip(found.names, found.types, strict=True))]
+        for name in dict.fromkeys([*expected, *there])
+        if expected.get(name) != there.get(name)
+    ]
+    if differs:
+        raise DatasetError(f"{where}: other columns than the schema's: {'; '.join(differs)}")
+
+
+def _add_sums(so_far: tuple[int, int, int], values: npt.NDArray[Any]) -> tuple[int, int, int]:
+    """(number, Σ x, Σ x²) with these integers added: exact, so that neither order nor partitions matter."""
+    wide = values.reshape(-1).astype(np.int64)
+    squares = (wide * wide).view(np.uint64)  # below 2**62 for 32-bit values; summed in halves, which cannot overflow
+    high, low = int((squares >> np.uint64(32)).sum()), int((squares & np.uint64(0xFFFFFFFF)).sum())
+    count, total, total_squares = so_far
+    return count + wide.size, total + int(wide.sum()), total_squares + (high << 32) + low

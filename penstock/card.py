@@ -1,0 +1,173 @@
+"""Cards: the small JSON file that makes a version exist, says what is in it, and adds up its rows.
+
+A dataset folder holds `cards/<version>.json` and `data/<version>-<attempt>/`. The card is created
+exclusively and last; a folder that no card names is the rest of a job that died, and nobody reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock import store
+from penstock.digest import json_digest
+from penstock.errors import DatasetError
+from penstock.schema import Schema
+
+FORMAT = 1  # raised when a reader of the old format would misread the new one
+
+JSON = dict[str, Any]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class CleanCard:
+    """Stage 1: the rows of the raw files that broke no rule. raw = clean + quarantined."""
+
+    version: str
+    recipe: str
+    data: str  # folder of the clean rows, relative to the folder that holds `cards/`
+    quarantine: str | None  # folder of the refused rows, relative to the dataset; None where none was refused
+    files: Mapping[str, int]  # name in `data` -> bytes
+    counts: Mapping[str, int]  # raw, clean, quarantined
+    rules: Mapping[str, int]  # rule -> rows that broke it; a row may break several
+    lineage: Mapping[str, Any]
+    created: str = field(default_factory=now)
+    kind: str = "clean"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.counts["raw"] != self.counts["clean"] + self.counts["quarantined"]:
+            raise DatasetError(
+                f"counts do not add up: {self.counts['raw']:,} raw rows, but {self.counts['clean']:,} clean and "
+                f"{self.counts['quarantined']:,} quarantined; the raw data changed while it was read: run again"
+            )
+
+
+@dataclass(frozen=True)
+class Split:
+    rows: int
+    digest: str  # penstock.digest.rows_digest of all its rows, 16 hex digits
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    path: str  # relative to the version's data folder
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """Stage 2: a dataset version. clean = built + duplicates, built = Σ splits."""
+
+    version: str
+    recipe: str
+    data: str  # folder of the version's files, relative to the dataset
+    manifest: ManifestFile
+    schema: Schema
+    counts: Mapping[str, int]  # raw, quarantined, clean, duplicates, built
+    splits: Mapping[str, Split]
+    transforms: Mapping[str, Mapping[str, Any]]  # field -> what was fitted on the training split
+    lineage: Mapping[str, Any]
+    created: str = field(default_factory=now)
+    kind: str = "dataset"
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        clean, built = self.counts["clean"], self.counts["built"]
+        in_splits = sum(split.rows for split in self.splits.values())
+        if clean != built + self.counts["duplicates"] or built != in_splits:
+            raise DatasetError(
+                f"counts do not add up: {clean:,} clean rows, but {built:,} built and {self.counts['duplicates']:,} "
+                f"duplicates; {in_splits:,} in the splits; nothing is published: please report this"
+            )
+
+    @property
+    def contract(self) -> str:
+        """The digest of what a model asks of data: the fields it reads and the transforms, not the version."""
+        inputs = [asdict(f) for f in self.schema.without_label().fields]
+        return json_digest({"fields": inputs, "key": self.schema.key, "transforms": dict(self.transforms)})
+
+
+def to_json(card: Card | CleanCard) -> str:
+    value = {f: getattr(card, f) for f in card.__dataclass_fields__}
+    if isinstance(card, Card):
+        value |= {
+            "schema": card.schema.to_json(),
+            "manifest": asdict(card.manifest),
+            "splits": {name: asdict(split) for name, split in card.splits.items()},
+        }
+    return json.dumps({"format": value.pop("format"), "kind": value.pop("kind"), **value}, indent=1) + "\n"
+
+
+def from_json(text: str | bytes, where: str) -> Card | CleanCard:
+    """Raises: DatasetError where the text is no card of a format and kind that this code knows."""
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise TypeError("no JSON object")
+        found = value["format"]
+        if found != FORMAT:
+            raise DatasetError(
+                f"{where}: card format {found!r}, but this Penstock reads format {FORMAT}; "
+                f"install the Penstock that wrote it, or build the dataset again"
+            )
+        if value["kind"] == "clean":
+            return CleanCard(**value)
+        value["schema"] = Schema.from_json(value["schema"])
+        value["manifest"] = ManifestFile(**value["manifest"])
+        value["splits"] = {name: Split(**split) for name, split in value["splits"].items()}
+        return Card(**value)
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{where}: not a card ({type(error).__name__}: {error}); build the dataset again") from error
+
+
+def find(folder: str, version: str) -> Card | CleanCard | None:
+    """The card of a version, or None where that version does not exist."""
+    url = store.join(folder, "cards", f"{version}.json")
+    try:
+        return from_json(store.read_bytes(url), store.shown(url))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def publish(folder: str, card: Card | CleanCard) -> bool:
+    """Creates the card, which makes the version exist. False where another writer was first: its card stands."""
+    return store.write_new(store.join(folder, "cards", f"{card.version}.json"), to_json(card).encode())
+
+
+def versions(folder: str) -> list[Card | CleanCard]:
+    """All cards of a folder, oldest first."""
+    cards = store.join(folder, "cards")
+    names = [name for name in store.file_names(cards) if name.endswith(".json") and not name.startswith(".")]
+    found = [from_json(store.read_bytes(store.join(cards, name)), store.shown(store.join(cards, name))) for name in names]
+    return sorted(found, key=lambda card: (card.created, card.version))
+
+
+def load(dataset_url: str, version: str | None = None) -> Card:
+    """The card of a dataset version; the newest where none is named.
+
+    Raises: DatasetError where there is no such version.
+    """
+    url = store.absolute(dataset_url)
+    where = store.shown(url)
+    if version is None:
+        found = versions(url)
+        if not found:
+            raise DatasetError(f"{where}: no dataset here (no card in {where}/cards); make one with `penstock etl`")
+        card: Card | CleanCard | None = found[-1]
+    else:
+        card = find(url, version)
+        if card is None:
+            there = ", ".join(c.version for c in versions(url)) or "none"
+            raise DatasetError(f"{where}: no version {version!r}; the versions here: {there}")
+    if not isinstance(card, Card):
+        raise DatasetError(f"{where}: holds clean rows, not a dataset; name the folder above it")
+    return card

@@ -1,0 +1,44 @@
+"""What every command shares: its parser, `--json`, and errors as one sentence with an exit code.
+
+Exit codes: 0 success, 1 an error that the message tells how to mend, 2 wrong arguments, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from penstock.console import Console
+from penstock.errors import PenstockError
+
+Work = Callable[[argparse.Namespace, Console], Mapping[str, Any]]
+
+
+def parser(name: str, does: str, example: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=f"penstock {name}",
+        description=does,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
+    return made
+
+
+def execute(arguments: argparse.Namespace, work: Work) -> int:
+    """Runs a command's work and returns its exit code; `work` returns what `--json` prints."""
+    console = Console(arguments.json)
+    try:
+        console.result(work(arguments, console))
+    except PenstockError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        if arguments.json:
+            print(json.dumps({"error": str(error)}), flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
+    return 0

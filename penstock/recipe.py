@@ -1,0 +1,185 @@
+"""Recipes: what a task must say, and how its folder is found by name or by path.
+
+A recipe is a folder with `dataset.py` for the data engineer (Spark, never torch) and `model.py` for the ML
+engineer (torch, never Spark). docs/adding_a_recipe.md walks through one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from penstock.digest import code_digest, json_digest
+from penstock.errors import RecipeError
+from penstock.schema import Schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
+MODEL_FILE = "model.py"
+DATASET_PARTS = {
+    "schema": "the fields of a row: schema = Schema(...)",
+    "read": "how raw files become rows: def read(spark, raw_url, labelled)",
+    "clean": "how a raw row becomes a clean one: def clean(df)",
+    "split": "which rows train: split = Split({...})",
+}
+MODEL_PARTS = {
+    "config": "the complete configuration: def config(model)",
+    "build_model": "the network: def build_model(config, card)",
+    "prepare": "a batch as the network wants it: def prepare(batch, card)",
+    "loss": "per row the loss and its weight: def loss(outputs, batch, label_smoothing)",
+    "predict": "what a prediction says: def predict(outputs)",
+    "metrics": "per row figures by name: metrics = {...}",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row is refused unless the Spark SQL `expression` over the raw columns is true; null counts as broken.
+
+    A rule about the `label` is not asked of raw data that has none.
+    """
+
+    name: str
+    expression: str
+    reason: str
+    label: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which split a row goes to: by its key's hash in these shares, so that a key keeps its split for ever.
+
+    A row whose column `source` is not null goes to the split that it names instead, as the source says.
+    """
+
+    shares: Mapping[str, float]
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.shares or any(share <= 0 for share in self.shares.values()):
+            raise RecipeError(f"split: shares must be above 0, found {dict(self.shares)}")
+        if not math.isclose(sum(self.shares.values()), 1):
+            raise RecipeError(f"split: shares must sum to 1, found {sum(self.shares.values())}")
+
+
+@dataclass(frozen=True)
+class DatasetRecipe:
+    """The parts of `dataset.py`, checked; those with a default may be left out there."""
+
+    name: str
+    module: ModuleType
+    code: str  # digest of what the recipe's dataset code means
+    schema: Schema
+    split: Split
+    read: Callable[[SparkSession, str, bool], DataFrame]
+    clean: Callable[[DataFrame], DataFrame]
+    rules: tuple[Rule, ...] = ()
+    fit: Mapping[str, str] = field(default_factory=dict)  # field -> transform fitted on the training split
+    max_quarantined: float = 0.01  # share of the raw rows
+    row_group_bytes: int = 4 << 20
+
+    @property
+    def settings(self) -> str:
+        """The digest of what the recipe says about the data: its code, and every default that it relies on."""
+        values = [self.schema.to_json(), dict(self.split.shares), self.split.source, dict(self.fit), self.row_group_bytes]
+        return json_digest([self.code, *values])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe's folder, and the name or path it was asked for by."""
+
+    name: str
+    folder: Path
+    reference: str
+
+    def dataset(self) -> DatasetRecipe:
+        """Raises: RecipeError where `dataset.py` is missing, fails to import, or lacks a part."""
+        module = self._load("dataset.py", DATASET_PARTS)
+        # A helper that only model.py uses counts too: building once too often is the harmless mistake.
+        code = code_digest(path for path in self.folder.glob("*.py") if path.name != MODEL_FILE)
+        optional = {name: getattr(module, name) for name in ("fit", "max_quarantined", "row_group_bytes") if hasattr(module, name)}
+        recipe = DatasetRecipe(
+            name=self.name,
+            module=module,
+            code=code,
+            schema=module.schema,
+            split=module.split,
+            read=module.read,
+            clean=module.clean,
+            rules=tuple(getattr(module, "rules", ())),
+            **optional,
+        )
+        _check_fit(recipe)
+        return recipe
+
+    def model(self) -> Any:
+        """The module `model.py`. Raises: RecipeError where it is missing, fails to import, or lacks a part."""
+        return self._load(MODEL_FILE, MODEL_PARTS)
+
+    def _load(self, file: str, parts: Mapping[str, str]) -> ModuleType:
+        path = self.folder / file
+        if not path.is_file():
+            raise RecipeError(f"recipe {self.name!r}: {path} is missing; docs/adding_a_recipe.md says what it holds")
+        module = _import(self, path)
+        lacking = [what for part, what in parts.items() if not hasattr(module, part)]
+        if lacking:
+            raise RecipeError(f"recipe {self.name!r}: {path} lacks {'; '.join(lacking)}")
+        return module
+
+
+def find(name_or_path: str) -> Recipe:
+    """A shipped recipe by name, or a user's own by the path of its folder. Raises: RecipeError."""
+    folder = Path(name_or_path).expanduser()
+    if os.sep in name_or_path or name_or_path in (".", ".."):
+        if not folder.is_dir():
+            raise RecipeError(f"recipe: no folder at {name_or_path}; expected one with dataset.py and model.py")
+        return Recipe(folder.resolve().name, folder.resolve(), str(folder.resolve()))
+    if (SHIPPED / name_or_path).is_dir() and not name_or_path.startswith(("_", ".")):
+        return Recipe(name_or_path, SHIPPED / name_or_path, name_or_path)
+    near = difflib.get_close_matches(name_or_path, shipped(), n=1, cutoff=0.4)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise RecipeError(
+        f"recipe: no recipe named {name_or_path!r}; {guess}There are {', '.join(shipped())}; "
+        f"for a folder of your own give its path, such as ./{name_or_path}"
+    )
+
+
+def shipped() -> list[str]:
+    return sorted(path.parent.name for path in SHIPPED.glob("*/dataset.py"))
+
+
+def _import(recipe: Recipe, path: Path) -> ModuleType:
+    """Imports a file of a recipe as `<package>.<file>`, so that it may import its neighbours relatively."""
+    if recipe.folder.parent == SHIPPED:
+        package = f"recipes.{recipe.name}"
+    else:
+        # Two folders of one name are two recipes: the path is part of the package's name.
+        package = f"penstock_recipe_{json_digest([str(recipe.folder)], 8)}_{recipe.name}"
+        if package not in sys.modules:
+            parent = ModuleType(package)
+            parent.__path__ = [str(recipe.folder)]
+            sys.modules[package] = parent
+    try:
+        return importlib.import_module(f"{package}.{path.stem}")
+    except Exception as error:
+        raise RecipeError(f"recipe {recipe.name!r}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _check_fit(recipe: DatasetRecipe) -> None:
+    for name, transform in recipe.fit.items():
+        if transform != "standardise":
+            raise RecipeError(f"recipe {recipe.name!r}: fit: unknown transform {transform!r}; there is 'standardise'")
+        known = name in recipe.schema.names and recipe.schema[name]
+        if not known or not known.is_tensor or known.numpy_dtype.kind not in "iu" or known.numpy_dtype.itemsize > 4:
+            raise RecipeError(f"recipe {recipe.name!r}: fit: {name!r} is no tensor of integers of 32 bits or fewer")

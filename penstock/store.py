@@ -1,0 +1,230 @@
+"""Where files lie: the only place that turns URLs into filesystems, lists folders and publishes files.
+
+Everything goes through fsspec, so a plain path, `file://` and any protocol that fsspec knows are the same
+to the rest of the code.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from penstock.errors import DatasetError, RawDataError, StorageError
+
+CHUNK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file of the raw data: its name relative to the raw URL, and what identifies its content."""
+
+    name: str
+    num_bytes: int
+    modified: str
+    sha256: str
+
+
+def absolute(url: str) -> str:
+    """A URL that means the same to every process and to Spark: plain paths become `file:///…`."""
+    if "://" in url:
+        return url.rstrip("/")
+    return "file://" + os.path.abspath(os.path.expanduser(url.removeprefix("file:")))
+
+
+def shown(url: str) -> str:
+    """The URL as a person would type it: local files as plain paths, relative where that is shorter."""
+    if not url.startswith("file://"):
+        return url
+    path = url.removeprefix("file://")
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else path
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URL and the path in it. Raises: StorageError for a protocol that nothing here reads."""
+    try:
+        fs, path = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"{url}: no filesystem for this protocol is installed ({error}); check the URL") from error
+    return fs, path
+
+
+def join(url: str, *names: str) -> str:
+    return "/".join([url.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+def inside(base: str, name: str) -> str:
+    """`join`, for names read from a file. Raises: DatasetError where the name would lead out of `base`."""
+    parts = PurePosixPath(name).parts
+    if not name or name.startswith("/") or ".." in parts or "://" in name or "\\" in name:
+        raise DatasetError(f"{shown(base)}: the path {name!r} leads out of the dataset; do not use this dataset")
+    return join(base, name)
+
+
+def exists(url: str) -> bool:
+    fs, path = filesystem(url)
+    return bool(fs.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole file. Raises: FileNotFoundError, StorageError."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return bytes(fs.cat_file(path))
+
+
+def file_names(url: str) -> list[str]:
+    """Names of the files below a folder, relative to it and sorted; [] where the folder is not there."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return sorted(str(PurePosixPath(found).relative_to(path)) for found in fs.find(path))
+
+
+def remove(url: str) -> None:
+    """Removes a file or a folder with all that is in it; nothing happens where there is none."""
+    fs, path = filesystem(url)
+    if fs.exists(path):
+        with storage_errors(url):
+            fs.rm(path, recursive=True)
+
+
+def make_private(url: str) -> None:
+    """Lets only the owner into a folder, where the filesystem has modes."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        fs.makedirs(path, exist_ok=True)
+        if isinstance(fs, LocalFileSystem):
+            os.chmod(path, 0o700)
+
+
+def write_new(url: str, content: bytes) -> bool:
+    """Creates a file, whole or not at all, and never replaces one. False where the file is there already."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        if not isinstance(fs, LocalFileSystem):
+            try:
+                fs.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with _written_beside(Path(path), content) as beside:
+            try:
+                os.link(beside, path)  # unlike a rename, fails where the name is taken
+            except FileExistsError:
+                return False
+            _sync_folder(Path(path).parent)
+        return True
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a local file, whole or not at all, over what was there."""
+    with storage_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _written_beside(path, content) as beside:
+            os.replace(beside, path)
+            _sync_folder(path.parent)
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[str]:
+    handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        yield beside
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(url: str) -> None:
+    """Fails before the work starts, not after. Raises: StorageError."""
+    probe = join(url, f".penstock-{uuid.uuid4().hex}")
+    fs, path = filesystem(probe)
+    with storage_errors(url):
+        fs.makedirs(os.path.dirname(path), exist_ok=True)
+        fs.pipe_file(path, b"penstock")
+        fs.rm_file(path)
+
+
+def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = None) -> list[RawFile]:
+    """The raw files below a URL (or the one file that it names), with the SHA-256 of each.
+
+    `known` maps (name, bytes, time of change) to checksums that an earlier inventory computed, so that an
+    unchanged file is read once in its life. Hidden files and those that start with `_` are no data.
+
+    Raises: RawDataError where there is nothing at the URL, or no file in the folder.
+    """
+    fs, root = filesystem(raw_url)
+    with storage_errors(raw_url):
+        if not fs.exists(root):
+            raise RawDataError(f"raw data: nothing at {shown(raw_url)}; check --raw")
+        found: dict[str, dict[str, Any]] = (
+            {root: fs.info(root)} if fs.isfile(root) else fs.find(root, detail=True)
+        )
+    files = []
+    for path, info in sorted(found.items()):
+        name = os.path.basename(path) if path == root else str(PurePosixPath(path).relative_to(root))
+        if any(part.startswith((".", "_")) for part in PurePosixPath(name).parts):
+            continue
+        modified = str(info.get("mtime") or info.get("last_modified") or info.get("LastModified") or "")
+        size = int(info["size"])
+        sha256 = (known or {}).get((name, size, modified)) or _sha256(fs, path)
+        files.append(RawFile(name, size, modified, sha256))
+    if not files:
+        raise RawDataError(f"raw data: no file in {shown(raw_url)}; check --raw")
+    return files
+
+
+def _sha256(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    checksum = hashlib.sha256()
+    with storage_errors(path), fs.open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            checksum.update(chunk)
+    return checksum.hexdigest()
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turns what a filesystem refuses into a sentence. A missing file stays a FileNotFoundError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StorageError(f"{shown(url)}: permission denied; choose another place or change its mode") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{shown(url)}: no space left on the device; free some or choose another place") from error
+        if error.errno == errno.EROFS:
+            raise StorageError(f"{shown(url)}: the file system is read-only; choose another place") from error
+        if isinstance(error, NotADirectoryError | FileExistsError) and error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise StorageError(f"{shown(url)}: a file is where a folder is needed; choose another place") from error
+        raise

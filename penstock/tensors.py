@@ -1,0 +1,42 @@
+"""Tensors as Parquet keeps them: one binary value per row, C order, little endian. Both ways are one view or one copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from penstock.errors import DatasetError
+from penstock.schema import Field
+
+
+def pack(values: npt.NDArray[Any], field: Field) -> pa.BinaryArray:
+    """(n, *shape) array -> n binary values. The values must fit the field's dtype; `Raises: ValueError` if not."""
+    n = len(values)
+    if values.shape != (n, *field.shape):
+        raise ValueError(f"field {field.name!r}: expected shape (n, {field.shape}), found {values.shape}")
+    typed = np.ascontiguousarray(values.astype(field.numpy_dtype, casting="unsafe"))
+    if typed.dtype.kind in "iu" and not (typed == values).all():
+        raise ValueError(f"field {field.name!r}: a value does not fit {field.dtype}")
+    offsets = np.arange(n + 1, dtype=np.int32) * np.int32(field.num_bytes)
+    return pa.BinaryArray.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(typed)])
+
+
+def view(column: pa.Array, field: Field, where: str) -> npt.NDArray[Any]:
+    """n binary values without nulls -> (n, *shape), without a copy.
+
+    Raises: DatasetError where a value has another width than the field says.
+    """
+    n = len(column)
+    offsets = np.frombuffer(column.buffers()[1], np.int32, n + 1, column.offset * 4)
+    wrong = np.flatnonzero(np.diff(offsets) != field.num_bytes)
+    if len(wrong):
+        found = offsets[wrong[0] + 1] - offsets[wrong[0]]
+        raise DatasetError(
+            f"{where}: column {field.name!r}, row {wrong[0]}: expected {field.num_bytes} bytes "
+            f"({field.dtype} {list(field.shape)}), found {found}"
+        )
+    data = np.frombuffer(column.buffers()[2] or b"", np.uint8, n * field.num_bytes, int(offsets[0]) if n else 0)
+    return data.view(field.numpy_dtype).reshape(n, *field.shape)
