@@ -1,0 +1,44 @@
+"""A small convolutional network for the 8x8 digits: two layers of convolution, one hidden layer."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from penstock.card import Card
+from train.classification import loss, metrics, predict
+from train.config import Optimizer, Schedule, TrainConfig
+
+__all__ = ["build_model", "config", "loss", "metrics", "predict", "prepare"]
+NUM_CLASSES = 10
+
+
+def config(model: str | None = None) -> TrainConfig:
+    return TrainConfig(
+        model=model or "cnn",
+        epochs=15,
+        global_batch_size=64,
+        optimizer=Optimizer(lr=4e-3, weight_decay=0.01),
+        schedule=Schedule(warmup=0.1, decay="linear"),
+    )
+
+
+def build_model(config: TrainConfig, card: Card) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (B, 32, 4, 4)
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, NUM_CLASSES),
+    )
+
+
+def prepare(batch: dict[str, Any], card: Card) -> Tensor:
+    """uint8 (B, 8, 8) -> float32 (B, 1, 8, 8), standardised as the training split was."""
+    fitted = card.transforms["image"]
+    images: Tensor = batch["image"]
+    return (images[:, None].float() - fitted["mean"]) / fitted["std"]
+

@@ -1,0 +1,1 @@
+"""The torch side: a dataset version to a trained model. Imports no Spark."""

@@ -1,0 +1,37 @@
+"""Brings batches to the device: through pinned memory, on a side stream, one batch ahead of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from train.feed.petastorm_reader import Batch
+
+
+def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches with their tensors on `device`; on a CPU they pass as they are."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    side = torch.cuda.Stream(device)
+    ahead: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(side):
+            coming = {name: _copied(value, device) for name, value in batch.items()}
+        if ahead is not None:
+            yield ahead
+        # The step may use the batch once its copy is done; its memory must outlive the step's use of it.
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for value in coming.values():
+            if isinstance(value, torch.Tensor):
+                value.record_stream(current)
+        ahead = coming
+    if ahead is not None:
+        yield ahead
+
+
+def _copied(value: Any, device: torch.device) -> Any:
+    return value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,101 @@
+"""One split of a dataset version as epochs of batches, for one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock import card as cards
+from penstock import manifest, store
+from penstock.card import Card
+from penstock.errors import DatasetError
+from train.feed.petastorm_reader import Batch, PlannedReader
+from train.feed.plan import Piece, Plan
+from train.feed.row_groups import Cache, RowGroups, Verify, concatenate
+
+WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
+
+
+class Feed:
+    """Batches of one split: `dict` of field name -> `(B, *shape)` tensor (strings: a list), and `_weight`.
+
+    `shuffle=False` gives file order, for evaluation and prediction. `columns` reads a part of the fields.
+
+    Raises: DatasetError for a dataset that is missing or damaged, when opened or, for a file, when first read.
+    """
+
+    def __init__(
+        self,
+        dataset_url: str,
+        split: str = "train",
+        *,
+        global_batch_size: int,
+        lanes: int = 8,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        columns: Sequence[str] | None = None,
+        version: str | None = None,
+        num_workers: int = 2,
+        verify: Verify = "first",
+    ) -> None:
+        self.card: Card = cards.load(dataset_url, version)
+        if split not in self.card.splits:
+            raise DatasetError(f"{dataset_url}: no split {split!r}; there are {', '.join(self.card.splits) or 'none'}")
+        schema = self.card.schema
+        self.columns = list(columns) if columns is not None else [n for n in schema.names if n != schema.key]
+        if unknown := [name for name in self.columns if name not in schema.names]:
+            raise DatasetError(f"{dataset_url}: no field {unknown[0]!r}; there are {', '.join(schema.names)}")
+        self.url, self.split = dataset_url, split
+        self.rank, self.world_size = rank, world_size
+        self._settings: dict[str, Any] = {"global_batch_size": global_batch_size, "seed": seed, "shuffle": shuffle}
+        self._settings["lanes"] = lanes if shuffle else world_size
+        self._num_workers = num_workers
+        self._row_groups = RowGroups(
+            manifest.read(dataset_url, self.card), split, schema, verify=verify, cached=4 * (lanes + num_workers)
+        )
+        expected, found = self.card.splits[split].rows, self.num_rows
+        if expected != found:
+            raise DatasetError(f"{dataset_url}: split {split!r}: the card says {expected:,} rows, the manifest {found:,}")
+
+    def __repr__(self) -> str:
+        where, version = store.shown(store.absolute(self.url)), self.card.version
+        return f"Feed({where!r}, {self.split!r}, version {version}, {self.num_rows:,} rows, {len(self)} batches)"
+
+    def __len__(self) -> int:
+        """Batches of an epoch: the same for every rank."""
+        return self.plan(0).num_batches
+
+    @property
+    def num_rows(self) -> int:
+        return int(self._row_groups.num_rows.sum())
+
+    def plan(self, epoch: int) -> Plan:
+        return Plan(self._row_groups.num_rows, epoch=epoch, **self._settings)
+
+    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
+        """This rank's part of every global batch of an epoch, from `first_batch` on."""
+        plan = self.plan(epoch)
+        rows_of = Cache(plan.rows_of, 4 * (plan.lanes + self._num_workers))
+
+        def read_batch(number: int) -> Batch:
+            pieces = plan.batch(number, self.rank, self.world_size)
+            weight = 1.0
+            if not pieces:  # nothing left for this rank: one row that counts for nothing keeps it in step
+                group = int(np.argmax(self._row_groups.num_rows > 0))
+                pieces, weight = [Piece(group, 0, 1)], 0.0
+            batch: Batch = {}
+            rows = [rows_of.get(piece.group)[piece.start : piece.stop] for piece in pieces]
+            for name in self.columns:
+                parts = [self._row_groups.read(p.group, r, name) for p, r in zip(pieces, rows, strict=True)]
+                batch[name] = concatenate(parts)
+            batch[WEIGHT] = torch.full((sum(map(len, rows)),), weight)
+            return batch
+
+        numbers = range(first_batch, plan.num_batches)
+        with PlannedReader(self.columns, numbers, read_batch, self._num_workers, ahead=2 * self._num_workers) as reader:
+            yield from reader

@@ -1,0 +1,115 @@
+"""The plan: which rows make global batch b of an epoch, as a pure function that can be checked by hand.
+
+    groups = the split's row groups, permuted by (seed, epoch)
+    rows   = groups laid end to end, the rows inside each permuted by (seed, epoch, group): N rows
+    lane l = rows[N * l // L : N * (l + 1) // L]             for each of the L lanes
+    batch b takes rows b * q to (b + 1) * q of every lane     where q = global batch size / L
+
+Rank r of W serves the lanes l with l % W == r, so the rows of a global batch do not depend on W, for any W that
+divides L. Every row is in one lane at one place: it comes exactly once per epoch. Lanes differ by one row at
+most: every rank makes ceil(ceil(N / L) / q) steps, and only the last batch is short. A position is the number of
+a batch: seeking there computes it, and replays nothing.
+
+Unshuffled, both permutations are the identity and one lane per rank gives each rank a range in file order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.digest import splitmix64
+
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows of one row group that lie next to each other in a batch: places `start` to `stop` of its permuted rows."""
+
+    group: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One epoch of one split. `rows_per_group`: (num_groups,) rows of each row group, in file order."""
+
+    rows_per_group: I64
+    global_batch_size: int
+    lanes: int
+    seed: int = 0
+    epoch: int = 0
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1 or self.global_batch_size % self.lanes:
+            raise ValueError(f"lanes must divide the global batch size: {self.lanes} does not divide {self.global_batch_size}")
+
+    @cached_property
+    def num_rows(self) -> int:
+        return int(self.rows_per_group.sum())
+
+    @property
+    def num_batches(self) -> int:
+        longest_lane = -(-self.num_rows // self.lanes)
+        return -(-longest_lane // (self.global_batch_size // self.lanes))
+
+    @cached_property
+    def groups(self) -> I64:
+        """(num_groups,) the order in which row groups come."""
+        n = len(self.rows_per_group)
+        return permutation(n, self.seed, self.epoch) if self.shuffle else np.arange(n)
+
+    @cached_property
+    def _ends(self) -> I64:
+        """(num_groups,) where each group of `groups` ends among the N rows."""
+        return np.cumsum(self.rows_per_group[self.groups])
+
+    def rows_of(self, group: int) -> I64:
+        """(rows,) the order of the rows inside a row group."""
+        n = int(self.rows_per_group[group])
+        return permutation(n, self.seed, self.epoch, group) if self.shuffle else np.arange(n)
+
+    def batch(self, number: int, rank: int = 0, world_size: int = 1) -> list[Piece]:
+        """The rows of one rank in a global batch, lane after lane; [] where the rank has none left.
+
+        Raises: ValueError where the world size does not divide the lanes.
+        """
+        if self.lanes % world_size:
+            raise ValueError(f"the world size must divide the lanes: {world_size} does not divide {self.lanes}")
+        share = self.global_batch_size // self.lanes
+        pieces = []
+        for lane in range(rank, self.lanes, world_size):
+            lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
+            start = lane_start + number * share
+            pieces += self._pieces(start, min(start + share, lane_stop))
+        return pieces
+
+    def _pieces(self, start: int, stop: int) -> list[Piece]:
+        """The row groups that rows `start` to `stop` of the N lie in."""
+        pieces = []
+        place = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            group, end = int(self.groups[place]), int(self._ends[place])
+            begin = end - int(self.rows_per_group[group])
+            until = min(stop, end)
+            if start < until:
+                pieces.append(Piece(group, start - begin, until - begin))
+            start, place = max(start, until), place + 1
+        return pieces
+
+
+def permutation(n: int, *key: int) -> I64:
+    """(n,) a permutation of 0 to n - 1 that depends on the key alone: the same on every machine, for ever.
+
+    Each number is hashed with the key and the hashes are sorted. No two are equal, as splitmix64 is a bijection.
+    """
+    mixed = np.zeros(1, np.uint64)
+    for part in key:
+        mixed = splitmix64(mixed ^ splitmix64(np.array([part], np.int64).view(np.uint64)))
+    return np.argsort(splitmix64(mixed + np.arange(n, dtype=np.uint64)))

@@ -1,0 +1,156 @@
+"""A run's model over any version of the same contract, labelled or not, to one Parquet file of predictions.
+
+Columns: the key, `split`, `prediction`, `score`. As many rows as went in: checked before the file is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from penstock import card as cards
+from penstock import command, store
+from penstock.card import Card
+from penstock.console import Console
+from penstock.errors import DatasetError, PenstockError, RunError
+from penstock.recipe import find
+from train.config import TrainConfig
+from train.feed import Feed
+from train.feed.device import to_device
+from train.run import EVALUATION_BATCH, choose_device, read_config
+
+
+@torch.no_grad()
+def predict(
+    run: Path, data_url: str, out: str, console: Console, *, version: str | None = None, splits: Sequence[str] = (),
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Predicts every row of the named splits (default: all) and writes them to the file `out`.
+
+    Raises: RunError where the run does not fit the data, DatasetError where rows are missing.
+    """
+    device = device or choose_device("auto")
+    described = read_config(run)
+    recipe = find(described["recipe"]).model()
+    trained_on, card = _card_of(run), cards.load(data_url, version)
+    _check_contract(run, trained_on, card, data_url)
+    model = recipe.build_model(TrainConfig.from_json(described["config"]), trained_on)
+    model.load_state_dict(_weights(run))
+    model.to(device).eval()
+
+    key = card.schema[card.schema.key]
+    inputs = card.schema.without_label().names
+    wanted = list(splits) or list(card.splits)
+    target = store.absolute(out)
+    fs, path = store.filesystem(target)
+    schema = pa.schema([(key.name, key.arrow_type), ("split", pa.string())])
+    num_rows = 0
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
+        local, writer = Path(folder) / "predictions.parquet", None
+        with console.step("predict"):
+            for split in wanted:
+                options: dict[str, Any] = {"global_batch_size": EVALUATION_BATCH, "shuffle": False, "columns": inputs}
+                feed = Feed(data_url, split, version=card.version, **options)
+                for batch in to_device(feed.epoch(), device):
+                    prediction, score = recipe.predict(model(recipe.prepare(batch, trained_on)))
+                    keys = batch[key.name]
+                    rows = {
+                        key.name: pa.array(keys if isinstance(keys, list) else keys.cpu().numpy(), key.arrow_type),
+                        "split": pa.array([split] * len(prediction)),
+                        "prediction": pa.array(prediction.cpu().numpy()),
+                        "score": pa.array(score.cpu().numpy()),
+                    }
+                    table = pa.table(rows)
+                    writer = writer or pq.ParquetWriter(local, table.schema)
+                    writer.write_table(table)
+                    num_rows += table.num_rows
+            if writer is None:
+                writer = pq.ParquetWriter(local, schema)
+            writer.close()
+        expected = sum(card.splits[split].rows for split in wanted)
+        if num_rows != expected:
+            raise DatasetError(f"{data_url}: {expected:,} rows in, but {num_rows:,} predictions; nothing is written")
+        store.check_writable(target.rpartition("/")[0])
+        store.replace(Path(path), local.read_bytes()) if target.startswith("file://") else fs.put_file(str(local), path)
+    return {"predictions": target, "rows": num_rows, "dataset_version": card.version}
+
+
+def _check_contract(run: Path, trained_on: Card, card: Card, data_url: str) -> None:
+    if card.contract == trained_on.contract:
+        return
+    there, here = trained_on.schema.without_label(), card.schema.without_label()
+    differs = [f"fields {here.fields}, expected {there.fields}"] if here != there else []
+    if card.transforms != trained_on.transforms:
+        differs.append(f"transforms {dict(card.transforms)}, expected {dict(trained_on.transforms)}")
+    raise RunError(
+        f"{store.shown(store.absolute(data_url))}: version {card.version} does not fit the run {run}, which was trained on "
+        f"version {trained_on.version}: {'; '.join(differs)}. Build it with `penstock etl … --frozen {run}/card.json`"
+    )
+
+
+def _card_of(run: Path) -> Card:
+    try:
+        found = cards.from_json((run / "card.json").read_bytes(), f"{run}/card.json")
+    except FileNotFoundError as error:
+        raise RunError(f"{run}: card.json is missing; train again into another folder") from error
+    assert isinstance(found, Card)
+    return found
+
+
+def _weights(run: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load((run / "model.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(f"{run}: the run is not finished (no model.safetensors); go on with `penstock train`") from error
+    except SafetensorError as error:
+        raise RunError(f"{run}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.parser(
+        "predict",
+        "Predict every row of a dataset version, labelled or not, with the model of a finished run.",
+        "penstock predict /data/runs/1 --data /data/mnist_dataset --split test --out predictions.parquet",
+    )
+    made.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    made.add_argument("--data", required=True, metavar="URL", help="the dataset's folder")
+    made.add_argument("--out", required=True, metavar="URL", help="the Parquet file to write; replaced if it is there")
+    made.add_argument("--version", help="dataset version; default: the newest")
+    made.add_argument("--split", action="append", default=[], help="only this split; may be given several times")
+    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    return made
+
+
+def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    run = Path(arguments.run).expanduser().absolute()
+    if arguments.out.endswith("/") or Path(arguments.out).is_dir():
+        raise PenstockError(f"--out {arguments.out}: expected the name of a file, found a folder; add /predictions.parquet")
+    told = predict(
+        run,
+        arguments.data,
+        arguments.out,
+        console,
+        version=arguments.version,
+        splits=arguments.split,
+        device=choose_device(arguments.device),
+    )
+    console.say(f"{told['rows']:,} rows in, {told['rows']:,} predictions out: {store.shown(told['predictions'])}")
+    return told
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.execute(parser().parse_args(argv), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""A dataset version to a model: `penstock train`, `python -m train.run` and `torchrun -m train.run` run this.
+
+A run folder holds config.json, card.json (of the dataset), metrics.jsonl (the same on every run of the same
+configuration), timings.jsonl, checkpoints/, and in the end model.safetensors and report.json. A run that was
+interrupted goes on from its newest checkpoint when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import save
+
+from penstock import __version__, command, store
+from penstock import card as cards
+from penstock.card import Card
+from penstock.console import Console
+from penstock.errors import RunError
+from penstock.recipe import Recipe, find
+from train import checkpoint
+from train.config import TrainConfig
+from train.evaluate import evaluate
+from train.feed import Feed
+from train.loop import EpochResult
+from train.loop import train as train_loop
+
+EVALUATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run says of itself; `report` is what report.json holds."""
+
+    folder: Path
+    report: Mapping[str, Any]
+    reused: bool
+
+
+def train(
+    recipe: Recipe, data_url: str, folder: Path, config: TrainConfig, device: torch.device, version: str | None, console: Console
+) -> Trained:
+    """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
+
+    Raises: RunError where the folder holds a run of another configuration, recipe or dataset version.
+    """
+    data_url = store.absolute(data_url)
+    model_recipe = recipe.model()
+    card = cards.load(data_url, version)
+    store.check_writable(str(folder))
+    _same_run_or_new(folder, recipe, data_url, card, config)
+    if (folder / "report.json").exists():
+        return Trained(folder, json.loads((folder / "report.json").read_text()), reused=True)
+
+    torch.manual_seed(config.seed)
+    model = model_recipe.build_model(config, card).to(device)
+    feeds = {name: _feed(data_url, card, name, config) for name in ("train", "val", "test") if name in card.splits}
+    if "train" not in feeds or not feeds["train"].num_rows:
+        raise RunError(f"{store.shown(data_url)}: no rows to train on in version {card.version}; look at the recipe's split")
+    if (saved := checkpoint.latest(folder)) is not None:
+        console.say(f"Going on after epoch {saved['position']['epoch']} of {config.epochs}")
+    _drop_results_after(folder, saved["position"]["epoch"] if saved else 0)
+
+    results = _lines(folder / "timings.jsonl")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress:
+        bar = progress.add_task(f"epoch {len(results) + 1}/{config.epochs}", total=len(feeds["train"]))
+
+        def on_step(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        def on_epoch(result: EpochResult) -> None:
+            times = result.times
+            timing = {
+                "epoch": times.epoch,
+                "rows": times.rows,
+                "seconds": times.seconds,
+                "rows_per_s": times.rows / times.seconds,
+                "data_stall": times.data_stall,
+            }
+            results.append(timing)
+            _append(folder / "metrics.jsonl", result.metrics)
+            _append(folder / "timings.jsonl", timing)
+            figures = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if name != "epoch")
+            console.say(
+                f"  epoch {times.epoch:>2}/{config.epochs}  {figures}  "
+                f"{timing['rows_per_s']:>9,.0f} rows/s  data stall {times.data_stall:.1%}"
+            )
+            progress.reset(bar, description=f"epoch {times.epoch + 1}/{config.epochs}")
+
+        train_loop(model, model_recipe, config, feeds["train"], feeds.get("val"), device, folder, on_step, on_epoch)
+
+    test = evaluate(model, model_recipe, feeds["test"], config, device) if "test" in feeds else {}
+    seconds = sum(timing["seconds"] for timing in results)
+    report = {
+        "recipe": recipe.name,
+        "dataset_version": card.version,
+        "test": test,
+        "test_rows": card.splits["test"].rows if "test" in card.splits else 0,
+        "epochs": config.epochs,
+        "seconds_per_epoch": seconds / config.epochs,
+        "rows_per_s": sum(timing["rows"] for timing in results) / seconds,
+        "data_stall": sum(timing["seconds"] * timing["data_stall"] for timing in results) / seconds,
+        "device": str(device),
+    }
+    store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    store.replace(folder / "report.json", _json(report))
+    return Trained(folder, report, reused=False)
+
+
+def _feed(data_url: str, card: Card, split: str, config: TrainConfig) -> Feed:
+    if split == "train":
+        size, lanes = config.global_batch_size, config.lanes
+        return Feed(data_url, split, global_batch_size=size, lanes=lanes, seed=config.seed, version=card.version)
+    return Feed(data_url, split, global_batch_size=EVALUATION_BATCH, shuffle=False, version=card.version)
+
+
+def _same_run_or_new(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> None:
+    """Writes config.json and card.json into a new run folder; compares them with those of an old one."""
+    described = {
+        "recipe": recipe.reference,
+        "dataset": data_url,
+        "dataset_version": card.version,
+        "contract": card.contract,
+        "config": json.loads(json.dumps(config.to_json())),
+    }
+    path = folder / "config.json"
+    if not path.exists():
+        versions = {"penstock": __version__, "torch": torch.__version__, "python": platform.python_version()}
+        store.replace(folder / "card.json", cards.to_json(card).encode())
+        store.replace(path, _json({**described, "versions": versions, "host": platform.node()}))
+        return
+    there = read_config(folder)
+    differs = [
+        f"{name}: {_short(there.get(name))} there, {_short(value)} now"
+        for name, value in {**described, **described["config"]}.items()
+        if name != "config" and value != (there["config"] if name in described["config"] else there).get(name)
+    ]
+    if differs:
+        raise RunError(f"{folder}: holds another run ({'; '.join(differs)}); choose another --out")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a run folder. Raises: RunError where there is none."""
+    try:
+        found = json.loads((folder / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RunError(f"{folder}: not a run folder (no config.json); make one with `penstock train`") from error
+    except json.JSONDecodeError as error:
+        raise RunError(f"{folder}/config.json: damaged ({error}); train again into another folder") from error
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise RunError(f"{folder}/config.json: not the configuration of a run; train again into another folder")
+    return found
+
+
+def _drop_results_after(folder: Path, epoch: int) -> None:
+    # A run that was killed between its figures and its checkpoint repeats that epoch.
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        kept = [line for line in _lines(folder / name) if line["epoch"] <= epoch]
+        store.replace(folder / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of JSON lines; a last one that was cut is left out."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _append(path: Path, value: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1).encode() + b"\n"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is a GPU where there is one. Raises: RunError for a device that this machine does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise RunError(f"--device {name}: torch sees no GPU here; `penstock doctor` says more, --device cpu runs without")
+    return torch.device(name)
+
+
+def report(trained: Trained, console: Console) -> None:
+    """What a person wants to know of a run that is done."""
+    told = trained.report
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in told["test"].items())
+    if trained.reused:
+        console.say(f"This run was finished before: {store.shown(str(trained.folder))}")
+    if figures:
+        console.say(f"Test {figures} on {told['test_rows']:,} rows")
+    console.say(
+        f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, "
+        f"{told['seconds_per_epoch']:.1f} s per epoch on {told['device']}"
+    )
+    console.say(f"Run: {store.shown(str(trained.folder))}")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.parser(
+        "train",
+        "Train a recipe's model on a dataset version; started again, an interrupted run goes on.",
+        "penstock train mnist --data /data/mnist_dataset --out /data/runs/1 --model cnn",
+    )
+    made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with model.py")
+    made.add_argument("--data", required=True, metavar="URL", help="the dataset's folder")
+    made.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
+    made.add_argument("--version", help="dataset version; default: the newest")
+    add_config_arguments(made)
+    return made
+
+
+def add_config_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--model", help="one of the recipe's models; default: its first choice")
+    made.add_argument("--epochs", type=int, help="default: the recipe's")
+    made.add_argument("--seed", type=int, help="default: the recipe's")
+    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+
+
+def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
+    """The recipe's configuration, with what the command line says instead."""
+    config: TrainConfig = recipe.model().config(arguments.model)
+    said = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
+    return replace(config, **said)
+
+
+def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    recipe = find(arguments.recipe)
+    config = configure(recipe, arguments)
+    device = choose_device(arguments.device)
+    folder = Path(arguments.out).expanduser().absolute()
+    trained = train(recipe, arguments.data, folder, config, device, arguments.version, console)
+    report(trained, console)
+    return {"run": str(trained.folder), "reused": trained.reused, **trained.report}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.execute(parser().parse_args(argv), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
