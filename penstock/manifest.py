@@ -51,9 +51,9 @@ class Manifest:
     data_url: str
     table: pa.Table
 
-    def split(self, name: str) -> pa.Table:
-        """The row groups of one split, in file order."""
-        return self.table.filter(pc.field("split") == name)
+    def splits(self, names: Sequence[str]) -> pa.Table:
+        """The row groups of these splits, one split after the other, each in file order."""
+        return pa.concat_tables([self.table.filter(pc.field("split") == name) for name in names])
 
     @property
     def files(self) -> dict[str, tuple[int, str]]:

@@ -38,6 +38,7 @@ class TrainConfig:
     global_batch_size: int = 128
     lanes: int = 8  # of the feed's plan; world sizes must divide it
     seed: int = 0
+    train_split: str = "train"  # "train+val" for a last fit, once every choice is made
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     label_smoothing: float = 0.0  # in training only: figures of val and test are without

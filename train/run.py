@@ -62,9 +62,15 @@ def train(
 
     torch.manual_seed(config.seed)
     model = model_recipe.build_model(config, card).to(device)
-    feeds = {name: _feed(data_url, card, name, config) for name in ("train", "val", "test") if name in card.splits}
-    if "train" not in feeds or not feeds["train"].num_rows:
+    batches = {"global_batch_size": config.global_batch_size, "lanes": config.lanes, "seed": config.seed}
+    train_feed = Feed(data_url, config.train_split, version=card.version, **batches)
+    if not train_feed.num_rows:
         raise RunError(f"{store.shown(data_url)}: no rows to train on in version {card.version}; look at the recipe's split")
+    held_out = {
+        name: Feed(data_url, name, version=card.version, global_batch_size=EVALUATION_BATCH, shuffle=False)
+        for name in ("val", "test")
+        if name in card.splits and name not in config.train_split.split("+")
+    }
     if (saved := checkpoint.latest(folder)) is not None:
         console.say(f"Going on after epoch {saved['position']['epoch']} of {config.epochs}")
     _drop_results_after(folder, saved["position"]["epoch"] if saved else 0)
@@ -72,7 +78,7 @@ def train(
     results = _lines(folder / "timings.jsonl")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress:
-        bar = progress.add_task(f"epoch {len(results) + 1}/{config.epochs}", total=len(feeds["train"]))
+        bar = progress.add_task(f"epoch {len(results) + 1}/{config.epochs}", total=len(train_feed))
 
         def on_step(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
@@ -96,15 +102,15 @@ def train(
             )
             progress.reset(bar, description=f"epoch {times.epoch + 1}/{config.epochs}")
 
-        train_loop(model, model_recipe, config, feeds["train"], feeds.get("val"), device, folder, on_step, on_epoch)
+        train_loop(model, model_recipe, config, train_feed, held_out.get("val"), device, folder, on_step, on_epoch)
 
-    test = evaluate(model, model_recipe, feeds["test"], config, device) if "test" in feeds else {}
+    test = evaluate(model, model_recipe, held_out["test"], config, device) if "test" in held_out else {}
     seconds = sum(timing["seconds"] for timing in results)
     report = {
         "recipe": recipe.name,
         "dataset_version": card.version,
         "test": test,
-        "test_rows": card.splits["test"].rows if "test" in card.splits else 0,
+        "test_rows": held_out["test"].num_rows if "test" in held_out else 0,
         "epochs": config.epochs,
         "seconds_per_epoch": seconds / config.epochs,
         "rows_per_s": sum(timing["rows"] for timing in results) / seconds,
@@ -114,13 +120,6 @@ def train(
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
     store.replace(folder / "report.json", _json(report))
     return Trained(folder, report, reused=False)
-
-
-def _feed(data_url: str, card: Card, split: str, config: TrainConfig) -> Feed:
-    if split == "train":
-        size, lanes = config.global_batch_size, config.lanes
-        return Feed(data_url, split, global_batch_size=size, lanes=lanes, seed=config.seed, version=card.version)
-    return Feed(data_url, split, global_batch_size=EVALUATION_BATCH, shuffle=False, version=card.version)
 
 
 def _same_run_or_new(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> None:
@@ -230,13 +229,15 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", help="one of the recipe's models; default: its first choice")
     made.add_argument("--epochs", type=int, help="default: the recipe's")
     made.add_argument("--seed", type=int, help="default: the recipe's")
+    made.add_argument("--train-split", metavar="SPLIT", help="default: train; train+val for a last fit")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
 
 
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
     """The recipe's configuration, with what the command line says instead."""
     config: TrainConfig = recipe.model().config(arguments.model)
-    said = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
+    names = ("epochs", "seed", "train_split")
+    said = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return replace(config, **said)
 
 

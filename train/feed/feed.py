@@ -1,4 +1,4 @@
-"""One split of a dataset version as epochs of batches, for one rank."""
+"""The rows of a dataset version's split as epochs of batches, for one rank."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 class Feed:
     """Batches of one split: `dict` of field name -> `(B, *shape)` tensor (strings: a list), and `_weight`.
 
-    `shuffle=False` gives file order, for evaluation and prediction. `columns` reads a part of the fields.
+    `split` may join several, as "train+val" does for a last fit. `shuffle=False` gives file order, for evaluation
+    and prediction. `columns` reads a part of the fields.
 
     Raises: DatasetError for a dataset that is missing or damaged, when opened or, for a file, when first read.
     """
@@ -44,8 +45,9 @@ class Feed:
         verify: Verify = "first",
     ) -> None:
         self.card: Card = cards.load(dataset_url, version)
-        if split not in self.card.splits:
-            raise DatasetError(f"{dataset_url}: no split {split!r}; there are {', '.join(self.card.splits) or 'none'}")
+        splits = split.split("+")
+        if missing := [name for name in splits if name not in self.card.splits]:
+            raise DatasetError(f"{dataset_url}: no split {missing[0]!r}; there are {', '.join(self.card.splits) or 'none'}")
         schema = self.card.schema
         self.columns = list(columns) if columns is not None else [n for n in schema.names if n != schema.key]
         if unknown := [name for name in self.columns if name not in schema.names]:
@@ -56,9 +58,9 @@ class Feed:
         self._settings["lanes"] = lanes if shuffle else world_size
         self._num_workers = num_workers
         self._row_groups = RowGroups(
-            manifest.read(dataset_url, self.card), split, schema, verify=verify, cached=4 * (lanes + num_workers)
+            manifest.read(dataset_url, self.card), splits, schema, verify=verify, cached=4 * (lanes + num_workers)
         )
-        expected, found = self.card.splits[split].rows, self.num_rows
+        expected, found = sum(self.card.splits[name].rows for name in splits), self.num_rows
         if expected != found:
             raise DatasetError(f"{dataset_url}: split {split!r}: the card says {expected:,} rows, the manifest {found:,}")
 

@@ -30,14 +30,14 @@ Column = torch.Tensor | list[str]
 
 
 class RowGroups:
-    """The row groups of one split, numbered in file order. Safe to use from several threads."""
+    """The row groups of some splits, numbered in file order. Safe to use from several threads."""
 
-    def __init__(self, manifest: Manifest, split: str, schema: Schema, *, verify: Verify = "first", cached: int = 16):
+    def __init__(self, manifest: Manifest, splits: Sequence[str], schema: Schema, *, verify: Verify = "first", cached: int = 16):
         self.schema = schema
         self._data_url = manifest.data_url
         self._verify = verify
         self._verified: set[tuple[int, str]] = set()
-        table = manifest.split(split)
+        table = manifest.splits(splits)
         self.num_rows: I64 = table["num_rows"].to_numpy().astype(np.int64)
         self._file = table["file"].to_pylist()
         self._group_in_file = table["row_group"].to_numpy()
