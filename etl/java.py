@@ -66,7 +66,9 @@ def _candidates() -> list[tuple[str, Path]]:
 
 def _version(home: Path) -> int | None:
     try:
-        answer = subprocess.run([home / "bin" / "java", "-version"], capture_output=True, text=True, timeout=60, check=True)
+        answer = subprocess.run(
+            [home / "bin" / "java", "-version"], capture_output=True, text=True, timeout=60, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     match = re.search(r'version "(\d+)', answer.stderr)

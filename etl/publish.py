@@ -22,7 +22,9 @@ def conform(df: DataFrame, schema: Schema) -> DataFrame:
     found = {field.name: field.dataType.simpleString() for field in df.schema.fields}
     expected = {f.name: "binary" if f.is_tensor else SPARK_TYPES[f.dtype] for f in schema.fields}
     differs = [
-        f"{name} must be {kind}, is {found.get(name, 'missing')}" for name, kind in expected.items() if found.get(name) != kind
+        f"{name} must be {kind}, is {found.get(name, 'missing')}"
+        for name, kind in expected.items()
+        if found.get(name) != kind
     ]
     if differs:
         raise RecipeError(f"clean() gives other columns than the recipe's schema: {'; '.join(differs)}")

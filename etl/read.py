@@ -127,16 +127,20 @@ def _idx_items(url: str, shape: tuple[int, ...]) -> Iterator[Any]:
     where = store.shown(url)
     fs, path = store.filesystem(url)
     with store.storage_errors(url), fs.open(path, "rb") as raw:
-        file: IO[bytes] = gzip.open(raw) if raw.read(2) == b"\x1f\x8b" else raw
+        file: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=raw) if raw.read(2) == b"\x1f\x8b" else raw
         raw.seek(0)
         try:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in IDX_TYPES or head[3] != 1 + len(shape):
                 expected = f"an idx file of {1 + len(shape)} dimensions (magic 0x0000??{1 + len(shape):02x})"
-                raise RawDataError(f"{where}: expected {expected}, found magic 0x{head.hex()}; check which file this is")
+                raise RawDataError(
+                    f"{where}: expected {expected}, found magic 0x{head.hex()}; check which file this is"
+                )
             sizes = struct.unpack(f">{head[3]}I", file.read(4 * head[3]))
             if sizes[1:] != shape:
-                raise RawDataError(f"{where}: expected items of shape {shape}, found {sizes[1:]}; check which file this is")
+                raise RawDataError(
+                    f"{where}: expected items of shape {shape}, found {sizes[1:]}; check which file this is"
+                )
             yield sizes[0]
             dtype = np.dtype(IDX_TYPES[head[2]])
             item_bytes = dtype.itemsize * int(np.prod(shape, dtype=int))
@@ -145,12 +149,18 @@ def _idx_items(url: str, shape: tuple[int, ...]) -> Iterator[Any]:
                 data = file.read(n * item_bytes)
                 if len(data) < n * item_bytes:
                     got = start + len(data) // item_bytes
-                    raise RawDataError(f"{where}: ends after {got:,} of {sizes[0]:,} items; the file is truncated: copy it again")
+                    raise RawDataError(
+                        f"{where}: ends after {got:,} of {sizes[0]:,} items; the file is truncated: copy it again"
+                    )
                 yield _little_endian(np.frombuffer(data, dtype).reshape(n, *shape))
             if file.read(1):
-                raise RawDataError(f"{where}: more bytes than its header's {sizes[0]:,} items; check which file this is")
+                raise RawDataError(
+                    f"{where}: more bytes than its header's {sizes[0]:,} items; check which file this is"
+                )
         except (EOFError, gzip.BadGzipFile, zlib.error, struct.error) as error:
-            raise RawDataError(f"{where}: cannot be read ({error}); the file is truncated or damaged: copy it again") from error
+            raise RawDataError(
+                f"{where}: cannot be read ({error}); the file is truncated or damaged: copy it again"
+            ) from error
 
 
 def _little_endian(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -73,7 +73,7 @@ def etl(
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
     settings = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
     clean_version = json_digest([*settings, inventory])
-    transforms = frozen and {name: dict(frozen.transforms[name]) for name in frozen.transforms}
+    transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
     version = json_digest([*settings, clean_version, transforms])
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
@@ -174,7 +174,9 @@ def build_stage(
             fit = {} if transforms is not None else recipe.fit
             audits = publish.read_back(spark, data_url, schema, list(fit))
         if counts["clean"] != clean_card.counts["clean"]:
-            raise DatasetError(f"{clean_card.counts['clean']:,} clean rows, but {counts['clean']:,} were read; run again")
+            raise DatasetError(
+                f"{clean_card.counts['clean']:,} clean rows, but {counts['clean']:,} were read; run again"
+            )
         card = Card(
             version=version,
             recipe=recipe.name,
@@ -232,7 +234,7 @@ def _ship_code(recipe: DatasetRecipe) -> None:
     if not package.startswith("recipes."):
         for name, module in list(sys.modules.items()):
             if name.startswith(f"{package}."):
-                cloudpickle.register_pickle_by_value(module)
+                cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
 
 
 def _public(df: DataFrame) -> DataFrame:
@@ -281,11 +283,11 @@ def _per_rule(quarantine: DataFrame) -> DataFrame:
 
 def _too_many_refused(recipe: DatasetRecipe, counts: Mapping[str, int], quarantine: DataFrame, raw: str) -> str:
     share = counts["quarantined"] / counts["raw"]
-    worst = [
-        f"{row['rule']} ({row['count']:,} rows), such as {row['example']['file']}"
-        f"{'' if row['example']['line'] is None else ', line ' + str(row['example']['line'])}: {row['example']['reasons']}"
-        for row in _per_rule(quarantine).limit(WORST_RULES_SHOWN).collect()
-    ]
+    worst = []
+    for row in _per_rule(quarantine).limit(WORST_RULES_SHOWN).collect():
+        file, line, reason = row["example"]
+        place = file if line is None else f"{file}, line {line}"
+        worst.append(f"{row['rule']} ({row['count']:,} rows), such as {place}: {reason}")
     return (
         f"raw data: {counts['quarantined']:,} of {counts['raw']:,} rows of {raw} break a rule ({share:.1%}), at most "
         f"{recipe.max_quarantined:.1%} may; nothing is published. Most frequent: {'; '.join(worst)}. "
@@ -297,7 +299,9 @@ def report(built: Built, out: str, console: Console) -> None:
     """What a person wants to know of a version: whether the counts add up, and where it lies."""
     card = built.card
     console.say()
-    console.table([[name, card.counts[name]] for name in card.counts] + [[f"  {n}", s.rows] for n, s in card.splits.items()])
+    console.table(
+        [[name, card.counts[name]] for name in card.counts] + [[f"  {n}", s.rows] for n, s in card.splits.items()]
+    )
     console.say()
     if built.clean.quarantine:
         console.say(f"Quarantined rows, with reasons: {store.shown(store.join(out, built.clean.quarantine))}")
@@ -339,7 +343,13 @@ def summary(built: Built, out: str) -> dict[str, Any]:
     card = built.card
     splits = {name: asdict(found) for name, found in card.splits.items()}
     dataset = store.absolute(out)
-    return {"dataset": dataset, "version": card.version, "reused": built.reused, "counts": card.counts, "splits": splits}
+    return {
+        "dataset": dataset,
+        "version": card.version,
+        "reused": built.reused,
+        "counts": card.counts,
+        "splits": splits,
+    }
 
 
 def _frozen_card(url: str) -> Card:

@@ -21,6 +21,8 @@ from etl import java
 from penstock import errors
 from penstock.errors import PenstockError, RawDataError, RecipeError, StorageError
 
+LOG_SETTINGS = Path(__file__).resolve().with_name("log4j2.properties")
+
 # What changes results is set here and is part of every version's name.
 RESULT_SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
 
@@ -39,7 +41,7 @@ LOCAL_SETTINGS = {
     "spark.driver.memory": "2g",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.properties').as_uri()}",
+    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS.as_uri()}",
 }
 
 
@@ -106,6 +108,8 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
         cause = re.search(r"(EOFException|ZipException|IOException): ([^\n]*)", text)
         why = f": {cause.group(2)}" if cause else ""
         return RawDataError(f"{read.group(1)}: cannot be read{why}; the file is truncated or damaged: copy it again")
-    if analysis := re.search(r"\[(UNRESOLVED_COLUMN|PARSE_SYNTAX_ERROR|DATATYPE_MISMATCH|UNRESOLVED_ROUTINE)[^\]]*\] ([^\n]*)", text):
+    if analysis := re.search(
+        r"\[(UNRESOLVED_COLUMN|PARSE_SYNTAX_ERROR|DATATYPE_MISMATCH|UNRESOLVED_ROUTINE)[^\]]*\] ([^\n]*)", text
+    ):
         return RecipeError(f"the recipe asks Spark for something that is not there: {analysis.group(2)}")
     return None

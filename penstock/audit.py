@@ -33,9 +33,7 @@ class FileAudit:
     sums: dict[str, tuple[int, int, int]]  # field -> (number of elements, Σ x, Σ x²)
 
 
-def audit_file(
-    data_url: str, file: str, split: str, schema: Schema, sums_of: Sequence[str] = ()
-) -> FileAudit:
+def audit_file(data_url: str, file: str, split: str, schema: Schema, sums_of: Sequence[str] = ()) -> FileAudit:
     """Reads one file whole; sums up the integer tensors named in `sums_of`.
 
     Raises: DatasetError where the file cannot be read or holds other columns, types, widths or nulls."""

@@ -86,7 +86,7 @@ class Card:
         if clean != built + self.counts["duplicates"] or built != in_splits:
             raise DatasetError(
                 f"counts do not add up: {clean:,} clean rows, but {built:,} built and {self.counts['duplicates']:,} "
-                f"duplicates; {in_splits:,} in the splits; nothing is published: please report this"
+                f"duplicates; {in_splits:,} in the splits; do not use this version: build the dataset again"
             )
 
     @property
@@ -147,7 +147,9 @@ def versions(folder: str) -> list[Card | CleanCard]:
     """All cards of a folder, oldest first."""
     cards = store.join(folder, "cards")
     names = [name for name in store.file_names(cards) if name.endswith(".json") and not name.startswith(".")]
-    found = [from_json(store.read_bytes(store.join(cards, name)), store.shown(store.join(cards, name))) for name in names]
+    found = [
+        from_json(store.read_bytes(store.join(cards, name)), store.shown(store.join(cards, name))) for name in names
+    ]
     return sorted(found, key=lambda card: (card.created, card.version))
 
 

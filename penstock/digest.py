@@ -37,9 +37,14 @@ def _meaning(node: object) -> Any:
     # Empty fields are left out because Python versions differ in which empty fields they have.
     if isinstance(node, ast.AST):
         fields = dict(ast.iter_fields(node))
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
             fields["body"] = fields["body"][1:]
-        return [type(node).__name__, *([name, _meaning(value)] for name, value in fields.items() if value not in (None, []))]
+        return [
+            type(node).__name__,
+            *([name, _meaning(value)] for name, value in fields.items() if value not in (None, [])),
+        ]
     if isinstance(node, list):
         return [_meaning(item) for item in node]
     return repr(node)
@@ -107,4 +112,5 @@ def _fixed_hashes(raw: npt.NDArray[np.uint8]) -> U64:
         raw = padded
     words = np.ascontiguousarray(raw).view("<u8")  # (n, num_words)
     weights = splitmix64(np.arange(num_words + 1, dtype=np.uint64))
-    return words @ weights[1:] + np.full(n, length, np.uint64) * weights[0]
+    hashes: U64 = words @ weights[1:] + np.full(n, length, np.uint64) * weights[0]
+    return hashes

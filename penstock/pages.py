@@ -34,11 +34,14 @@ def values_offset(chunk: memoryview, field: Field, num_rows: int) -> int | None:
     data_page = header.get(5)
     if header.get(1) != DATA_PAGE or not isinstance(data_page, dict):
         return None
-    end_of_page = end_of_header + header[3]
+    page_bytes = header.get(3)
+    if not isinstance(page_bytes, int):
+        return None
+    end_of_page = end_of_header + page_bytes
     one_page = end_of_page == len(chunk) and data_page.get(1) == num_rows
     if not one_page or data_page.get(2) != PLAIN:
         return None
-    return int(end_of_page - num_rows * width)
+    return end_of_page - num_rows * width
 
 
 def read_struct(data: memoryview, at: int) -> tuple[dict[int, object], int]:

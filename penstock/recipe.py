@@ -91,7 +91,13 @@ class DatasetRecipe:
     @property
     def settings(self) -> str:
         """The digest of what the recipe says about the data: its code, and every default that it relies on."""
-        values = [self.schema.to_json(), dict(self.split.shares), self.split.source, dict(self.fit), self.row_group_bytes]
+        values = [
+            self.schema.to_json(),
+            dict(self.split.shares),
+            self.split.source,
+            dict(self.fit),
+            self.row_group_bytes,
+        ]
         return json_digest([self.code, *values])
 
 
@@ -108,7 +114,11 @@ class Recipe:
         module = self._load("dataset.py", DATASET_PARTS)
         # A helper that only model.py uses counts too: building once too often is the harmless mistake.
         code = code_digest(path for path in self.folder.glob("*.py") if path.name != MODEL_FILE)
-        optional = {name: getattr(module, name) for name in ("fit", "max_quarantined", "row_group_bytes") if hasattr(module, name)}
+        optional = {
+            name: getattr(module, name)
+            for name in ("fit", "max_quarantined", "row_group_bytes")
+            if hasattr(module, name)
+        }
         recipe = DatasetRecipe(
             name=self.name,
             module=module,
@@ -173,7 +183,9 @@ def _import(recipe: Recipe, path: Path) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{path.stem}")
     except Exception as error:
-        raise RecipeError(f"recipe {recipe.name!r}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise RecipeError(
+            f"recipe {recipe.name!r}: {path} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_fit(recipe: DatasetRecipe) -> None:

@@ -48,7 +48,9 @@ class Field:
         if self.dtype not in allowed:
             raise RecipeError(f"field {self.name!r}: {self.dtype!r} is no {kind} type; use one of {', '.join(allowed)}")
         if any(size < 1 for size in self.shape):
-            raise RecipeError(f"field {self.name!r}: shape {self.shape} has an empty axis; every size must be 1 or more")
+            raise RecipeError(
+                f"field {self.name!r}: shape {self.shape} has an empty axis; every size must be 1 or more"
+            )
 
     @property
     def is_tensor(self) -> bool:
@@ -116,4 +118,3 @@ class Schema:
     def from_json(cls, value: Mapping[str, Any]) -> Schema:
         fields = tuple(Field(f["name"], f["dtype"], tuple(f["shape"])) for f in value["fields"])
         return cls(fields, key=value["key"], label=value["label"])
-

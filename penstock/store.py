@@ -188,9 +188,7 @@ def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = N
     with storage_errors(raw_url):
         if not fs.exists(root):
             raise RawDataError(f"raw data: nothing at {shown(raw_url)}; check --raw")
-        found: dict[str, dict[str, Any]] = (
-            {root: fs.info(root)} if fs.isfile(root) else fs.find(root, detail=True)
-        )
+        found: dict[str, dict[str, Any]] = {root: fs.info(root)} if fs.isfile(root) else fs.find(root, detail=True)
     files = []
     for path, info in sorted(found.items()):
         name = os.path.basename(path) if path == root else str(PurePosixPath(path).relative_to(root))
@@ -222,7 +220,9 @@ def storage_errors(url: str) -> Iterator[None]:
         raise StorageError(f"{shown(url)}: permission denied; choose another place or change its mode") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"{shown(url)}: no space left on the device; free some or choose another place") from error
+            raise StorageError(
+                f"{shown(url)}: no space left on the device; free some or choose another place"
+            ) from error
         if error.errno == errno.EROFS:
             raise StorageError(f"{shown(url)}: the file system is read-only; choose another place") from error
         if isinstance(error, NotADirectoryError | FileExistsError) and error.errno in (errno.ENOTDIR, errno.EEXIST):

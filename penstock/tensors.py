@@ -1,4 +1,4 @@
-"""Tensors as Parquet keeps them: one binary value per row, C order, little endian. Both ways are one view or one copy."""
+"""Tensors as Parquet keeps them: one binary value per row, C order, little endian."""
 
 from __future__ import annotations
 

@@ -34,7 +34,9 @@ def latest(run_folder: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise RunError(f"{paths[-1]}: not a checkpoint that can be read ({error}); remove it to use the one before") from error
+        raise RunError(
+            f"{paths[-1]}: not a checkpoint that can be read ({error}); remove it to use the one before"
+        ) from error
     return found
 
 

@@ -28,7 +28,8 @@ def predict(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def accuracy(logits: Tensor, batch: dict[str, Any]) -> Tensor:
     """(B,) 1 where the likeliest class is the label, else 0."""
-    return (logits.argmax(dim=1) == batch["label"]).float()
+    labels: Tensor = batch["label"]
+    return (logits.argmax(dim=1) == labels).float()
 
 
 metrics = {"accuracy": accuracy}

@@ -102,7 +102,9 @@ def train(
 
         metrics = {"epoch": epoch + 1, "train_loss": float(loss_sum / weight_sum)}
         if val_feed is not None:
-            metrics |= {f"val_{name}": value for name, value in evaluate(model, recipe, val_feed, config, device).items()}
+            metrics |= {
+                f"val_{name}": value for name, value in evaluate(model, recipe, val_feed, config, device).items()
+            }
         on_epoch(EpochResult(metrics, times))
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         checkpoint.save(run_folder, {"epoch": epoch + 1}, state)

@@ -32,7 +32,13 @@ from train.run import EVALUATION_BATCH, choose_device, read_config
 
 @torch.no_grad()
 def predict(
-    run: Path, data_url: str, out: str, console: Console, *, version: str | None = None, splits: Sequence[str] = (),
+    run: Path,
+    data_url: str,
+    out: str,
+    console: Console,
+    *,
+    version: str | None = None,
+    splits: Sequence[str] = (),
     device: torch.device | None = None,
 ) -> dict[str, Any]:
     """Predicts every row of the named splits (default: all) and writes them to the file `out`.
@@ -93,7 +99,7 @@ def _check_contract(run: Path, trained_on: Card, card: Card, data_url: str) -> N
     if card.transforms != trained_on.transforms:
         differs.append(f"transforms {dict(card.transforms)}, expected {dict(trained_on.transforms)}")
     raise RunError(
-        f"{store.shown(store.absolute(data_url))}: version {card.version} does not fit the run {run}, which was trained on "
+        f"{store.shown(store.absolute(data_url))}: version {card.version} does not fit the run {run}, trained on "
         f"version {trained_on.version}: {'; '.join(differs)}. Build it with `penstock etl … --frozen {run}/card.json`"
     )
 
@@ -113,7 +119,9 @@ def _weights(run: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise RunError(f"{run}: the run is not finished (no model.safetensors); go on with `penstock train`") from error
     except SafetensorError as error:
-        raise RunError(f"{run}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again") from error
+        raise RunError(
+            f"{run}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again"
+        ) from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,7 +142,9 @@ def parser() -> argparse.ArgumentParser:
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     run = Path(arguments.run).expanduser().absolute()
     if arguments.out.endswith("/") or Path(arguments.out).is_dir():
-        raise PenstockError(f"--out {arguments.out}: expected the name of a file, found a folder; add /predictions.parquet")
+        raise PenstockError(
+            f"--out {arguments.out}: expected the name of a file, found a folder; add /predictions.parquet"
+        )
     told = predict(
         run,
         arguments.data,

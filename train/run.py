@@ -46,7 +46,13 @@ class Trained:
 
 
 def train(
-    recipe: Recipe, data_url: str, folder: Path, config: TrainConfig, device: torch.device, version: str | None, console: Console
+    recipe: Recipe,
+    data_url: str,
+    folder: Path,
+    config: TrainConfig,
+    device: torch.device,
+    version: str | None,
+    console: Console,
 ) -> Trained:
     """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
 
@@ -62,10 +68,18 @@ def train(
 
     torch.manual_seed(config.seed)
     model = model_recipe.build_model(config, card).to(device)
-    batches = {"global_batch_size": config.global_batch_size, "lanes": config.lanes, "seed": config.seed}
-    train_feed = Feed(data_url, config.train_split, version=card.version, **batches)
+    train_feed = Feed(
+        data_url,
+        config.train_split,
+        version=card.version,
+        global_batch_size=config.global_batch_size,
+        lanes=config.lanes,
+        seed=config.seed,
+    )
     if not train_feed.num_rows:
-        raise RunError(f"{store.shown(data_url)}: no rows to train on in version {card.version}; look at the recipe's split")
+        raise RunError(
+            f"{store.shown(data_url)}: no rows to train on in version {card.version}; look at the recipe's split"
+        )
     held_out = {
         name: Feed(data_url, name, version=card.version, global_batch_size=EVALUATION_BATCH, shuffle=False)
         for name in ("val", "test")
@@ -192,7 +206,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RunError(f"--device {name}: torch sees no GPU here; `penstock doctor` says more, --device cpu runs without")
+        raise RunError(
+            f"--device {name}: torch sees no GPU here; `penstock doctor` says more, --device cpu runs without"
+        )
     return torch.device(name)
 
 

@@ -21,7 +21,11 @@ schema = Schema((Field("id", "string"), IMAGE, Field("label", "int64")), key="id
 split = Split({"train": 0.7, "val": 0.1, "test": 0.2})
 fit = {"image": "standardise"}
 rules = (
-    Rule("pixel_range", f"least({', '.join(PIXELS)}) >= 0 and greatest({', '.join(PIXELS)}) <= 16", "a pixel must be 0 to 16"),
+    Rule(
+        "pixel_range",
+        f"least({', '.join(PIXELS)}) >= 0 and greatest({', '.join(PIXELS)}) <= 16",
+        "a pixel must be 0 to 16",
+    ),
     Rule("label_range", "label between 0 and 9", "the label must be 0 to 9", label=True),
 )
 

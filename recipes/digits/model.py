@@ -1,5 +1,6 @@
 """A small convolutional network for the 8x8 digits: two layers of convolution, one hidden layer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ def build_model(config: TrainConfig, card: Card) -> nn.Module:
 
 def prepare(batch: dict[str, Any], card: Card) -> Tensor:
     """uint8 (B, 8, 8) -> float32 (B, 1, 8, 8), standardised as the training split was."""
-    fitted = card.transforms["image"]
+    fitted: Mapping[str, float] = card.transforms["image"]
     images: Tensor = batch["image"]
-    return (images[:, None].float() - fitted["mean"]) / fitted["std"]
-
+    pixels = images[:, None].float()
+    return (pixels - fitted["mean"]) / fitted["std"]

@@ -16,7 +16,9 @@ from penstock.errors import RawDataError
 from penstock.recipe import Rule, Split
 from penstock.schema import Field, Schema
 
-schema = Schema((Field("id", "string"), Field("image", "uint8", (28, 28)), Field("label", "int64")), key="id", label="label")
+schema = Schema(
+    (Field("id", "string"), Field("image", "uint8", (28, 28)), Field("label", "int64")), key="id", label="label"
+)
 split = Split({"train": 0.9, "val": 0.1}, source="source_split")
 fit = {"image": "standardise"}
 rules = (Rule("label_range", "label between 0 and 9", "the label must be 0 to 9", label=True),)
@@ -26,12 +28,18 @@ def read(spark: SparkSession, raw_url: str, labelled: bool) -> DataFrame:
     names = store.file_names(raw_url)
     images = [name for name in names if "-images-idx3-ubyte" in name]
     if not images:
-        raise RawDataError(f"{store.shown(raw_url)}: expected files named *-images-idx3-ubyte[.gz], found {', '.join(names)}")
+        raise RawDataError(
+            f"{store.shown(raw_url)}: expected files named *-images-idx3-ubyte[.gz], found {', '.join(names)}"
+        )
     labels = {name: name.replace("-images-idx3-", "-labels-idx1-") for name in images}
     missing = [label for label in labels.values() if labelled and label not in names]
     if missing:
-        raise RawDataError(f"{store.shown(raw_url)}: {missing[0]} is missing; copy it there, or use --unlabelled to score images")
-    pairs = {store.join(raw_url, image): store.join(raw_url, label) if labelled else None for image, label in labels.items()}
+        raise RawDataError(
+            f"{store.shown(raw_url)}: {missing[0]} is missing; copy it there, or use --unlabelled to score images"
+        )
+    pairs = {
+        store.join(raw_url, image): store.join(raw_url, label) if labelled else None for image, label in labels.items()
+    }
     return idx(spark, pairs, (28, 28))
 
 

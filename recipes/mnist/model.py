@@ -73,4 +73,3 @@ def prepare(batch: dict[str, Any], card: Card) -> Tensor:
     fitted = card.transforms["image"]
     images: Tensor = batch["image"]
     return (images[:, None].float() - fitted["mean"]) / fitted["std"]
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
@@ -10,12 +10,12 @@ import torch
 from train.feed.petastorm_reader import Batch
 
 
-def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def to_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch]:
     """The same batches with their tensors on `device`; on a CPU they pass as they are."""
     if device.type != "cuda":
         yield from batches
         return
-    side = torch.cuda.Stream(device)
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     ahead: Batch | None = None
     for batch in batches:
         with torch.cuda.stream(side):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,9 @@ class Feed:
         self.card: Card = cards.load(dataset_url, version)
         splits = split.split("+")
         if missing := [name for name in splits if name not in self.card.splits]:
-            raise DatasetError(f"{dataset_url}: no split {missing[0]!r}; there are {', '.join(self.card.splits) or 'none'}")
+            raise DatasetError(
+                f"{dataset_url}: no split {missing[0]!r}; there are {', '.join(self.card.splits) or 'none'}"
+            )
         schema = self.card.schema
         self.columns = list(columns) if columns is not None else [n for n in schema.names if n != schema.key]
         if unknown := [name for name in self.columns if name not in schema.names]:
@@ -62,7 +64,9 @@ class Feed:
         )
         expected, found = sum(self.card.splits[name].rows for name in splits), self.num_rows
         if expected != found:
-            raise DatasetError(f"{dataset_url}: split {split!r}: the card says {expected:,} rows, the manifest {found:,}")
+            raise DatasetError(
+                f"{dataset_url}: split {split!r}: the card says {expected:,} rows, the manifest {found:,}"
+            )
 
     def __repr__(self) -> str:
         where, version = store.shown(store.absolute(self.url)), self.card.version
@@ -79,7 +83,7 @@ class Feed:
     def plan(self, epoch: int) -> Plan:
         return Plan(self._row_groups.num_rows, epoch=epoch, **self._settings)
 
-    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int = 0, first_batch: int = 0) -> Generator[Batch]:
         """This rank's part of every global batch of an epoch, from `first_batch` on."""
         plan = self.plan(epoch)
         rows_of = Cache(plan.rows_of, 4 * (plan.lanes + self._num_workers))

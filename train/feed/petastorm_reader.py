@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
@@ -72,7 +72,7 @@ petastorm.dataset_metadata.load_row_groups = _answer(petastorm.dataset_metadata.
 class OrderedPool:
     """Threads that work ahead by `ahead` items at most, and give results in the order of the items."""
 
-    diagnostics: dict[str, Any] = {}
+    diagnostics: ClassVar[dict[str, Any]] = {}  # part of the protocol of Petastorm's pools
 
     def __init__(self, num_workers: int, ahead: int) -> None:
         self.workers_count = num_workers
@@ -128,13 +128,17 @@ class _BatchResults:
 
 
 class PlannedReader(petastorm.Reader):  # type: ignore[misc]
-    """Iterates over the batches `numbers`, read ahead by `num_workers` threads. A context manager, as Petastorm's is."""
+    """Iterates over the batches `numbers`, read ahead by threads. A context manager, as Petastorm's is."""
 
     def __init__(self, columns: list[str], numbers: range, read_batch: ReadBatch, num_workers: int, ahead: int) -> None:
         self._numbers = numbers
         pool = OrderedPool(num_workers, ahead)
         super().__init__(
-            None, PlannedDataset(columns, read_batch), worker_class=BatchWorker, reader_pool=pool, is_batched_reader=True
+            None,
+            PlannedDataset(columns, read_batch),
+            worker_class=BatchWorker,
+            reader_pool=pool,
+            is_batched_reader=True,
         )
 
     def _create_ventilator(self, *_: Any) -> Iterator[int]:

@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from penstock.digest import splitmix64
+from penstock.digest import U64, splitmix64
 
 I64 = npt.NDArray[np.int64]
 
@@ -48,7 +48,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.global_batch_size % self.lanes:
-            raise ValueError(f"lanes must divide the global batch size: {self.lanes} does not divide {self.global_batch_size}")
+            raise ValueError(
+                f"lanes must divide the global batch size: {self.lanes} does not divide {self.global_batch_size}"
+            )
 
     @cached_property
     def num_rows(self) -> int:
@@ -109,7 +111,8 @@ def permutation(n: int, *key: int) -> I64:
 
     Each number is hashed with the key and the hashes are sorted. No two are equal, as splitmix64 is a bijection.
     """
-    mixed = np.zeros(1, np.uint64)
+    mixed: U64 = np.zeros(1, np.uint64)
     for part in key:
-        mixed = splitmix64(mixed ^ splitmix64(np.array([part], np.int64).view(np.uint64)))
-    return np.argsort(splitmix64(mixed + np.arange(n, dtype=np.uint64)))
+        mixed = splitmix64(mixed ^ splitmix64(np.array([part % 2**64], np.uint64)))
+    numbers: U64 = np.arange(n, dtype=np.uint64)
+    return np.argsort(splitmix64(mixed + numbers))

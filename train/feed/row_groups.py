@@ -32,7 +32,9 @@ Column = torch.Tensor | list[str]
 class RowGroups:
     """The row groups of some splits, numbered in file order. Safe to use from several threads."""
 
-    def __init__(self, manifest: Manifest, splits: Sequence[str], schema: Schema, *, verify: Verify = "first", cached: int = 16):
+    def __init__(
+        self, manifest: Manifest, splits: Sequence[str], schema: Schema, *, verify: Verify = "first", cached: int = 16
+    ):
         self.schema = schema
         self._data_url = manifest.data_url
         self._verify = verify
@@ -60,7 +62,10 @@ class RowGroups:
         width = stride(field)
         if values_at is None or width is None:
             decoded = self._decoded.get((group, column))
-            return decoded.take(pa.array(rows)).to_pylist() if field.dtype == "string" else decoded[torch.from_numpy(rows)]
+            if isinstance(decoded, torch.Tensor):
+                return decoded[torch.from_numpy(rows)]
+            strings: list[str] = decoded.take(pa.array(rows)).to_pylist()
+            return strings
         content = self._opened.get(self._file[group])
         if self._verify != "never":
             self._check(group, column, content)
@@ -84,7 +89,9 @@ class RowGroups:
         except FileNotFoundError as error:
             raise DatasetError(f"{store.shown(url)}: the file is missing; build the dataset again") from error
         if found != expected:
-            raise DatasetError(f"{store.shown(url)}: expected {expected:,} bytes, found {found:,}; build the dataset again")
+            raise DatasetError(
+                f"{store.shown(url)}: expected {expected:,} bytes, found {found:,}; build the dataset again"
+            )
         return content
 
     def _check(self, group: int, column: str, content: Any) -> None:

@@ -1,0 +1,59 @@
+# The commands that people and CI run. Needs python3 (3.11) with venv, and make; installs all else into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak lint types bench lock clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
+	@$(BIN)/penstock run digits --out $(DEMO) \
+	    --raw "$$($(BIN)/python -c 'import sklearn.datasets as d; print(*d.__path__)')/data/digits.csv.gz"
+	@printf '%s\n' '' 'What to try next:' \
+	    '  $(BIN)/penstock verify $(DEMO)/dataset' \
+	    '  $(BIN)/python -c "import pandas; print(pandas.read_parquet(\"$(DEMO)/runs/1/predictions.parquet\"))"' \
+	    '  $(BIN)/penstock run mnist --raw <folder with the four idx .gz files> --out mnist_demo' \
+	    '  docs/adding_a_recipe.md: your own data'
+
+test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not soak" tests
+
+soak: $(VENV)/.dev  ## the tests that kill and corrupt at their full count
+	@$(BIN)/python -m pytest -m soak tests
+
+lint: $(VENV)/.dev  ## style, format and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/.dev  ## the figures of README (RAW=<folder of MNIST's idx files>)
+	@$(BIN)/python -m bench.convert --raw "$(RAW)" && $(BIN)/python -m bench.mnist --raw "$(RAW)" --seeds 5
+
+lock: $(VENV)/.uv  ## write requirements/*.lock anew from pyproject.toml
+	@for place in dev demo etl train; do \
+	    $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	        --custom-compile-command 'make lock' pyproject.toml --extra $$place \
+	        $$([ $$place = dev ] || echo -c requirements/dev.lock) -o requirements/$$place.lock || exit 1; \
+	done
+	@echo 'uv==0.13.9' | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	    --custom-compile-command 'make lock' - -o requirements/uv.lock
+
+clean:  ## remove what the commands above made
+	@rm -rf $(VENV) $(DEMO) .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.uv: requirements/uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11, found %d.%d: make PYTHON=python3.11 …" % sys.version_info[:2] \
+	    if sys.version_info[:2] not in ((3, 11), (3, 12)) else 0)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV) (once; a few minutes on a slow line)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements/uv.lock
+	@touch $@
+
+# The lock files are complete: --no-deps keeps petastorm's outdated caps from being asked.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: requirements/%.lock pyproject.toml | $(VENV)/.uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

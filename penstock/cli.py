@@ -1,0 +1,117 @@
+"""The command `penstock`: one word for each thing to do. Each is imported only when it is asked for, so that an ETL
+cluster needs no torch and a GPU box no Spark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from penstock import __version__, command, store
+from penstock.console import Console
+from penstock.recipe import find
+
+USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, with an example)
+
+  etl      raw files -> a dataset version
+  train    a dataset version -> a run: checkpoints, metrics, model, report
+  run      raw files -> a dataset version -> a run -> predictions for its test rows
+  predict  a run and a dataset version -> predictions
+  verify   recount and re-checksum a dataset version against its card
+  doctor   what is installed here, what is missing, how to mend it
+
+first steps:
+  penstock doctor
+  penstock run mnist --raw /data/mnist --out /data/mnist_demo
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before torch is imported: its idle threads would spin, and take the feed's cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    name = arguments[0] if arguments else "--help"
+    match name:
+        case "etl":
+            from etl.run import main as chosen
+        case "train":
+            from train.run import main as chosen
+        case "run":
+            chosen = run
+        case "predict":
+            from train.predict import main as chosen
+        case "verify":
+            from penstock.verify import main as chosen
+        case "doctor":
+            from penstock.doctor import main as chosen
+        case "--help" | "-h":
+            print(USAGE, end="")
+            return 0
+        case "--version":
+            print(__version__)
+            return 0
+        case _:
+            print(f"error: no command {name!r}\n\n{USAGE}", end="", file=sys.stderr)
+            return 2
+    return chosen(arguments[1:])
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    from train.run import add_config_arguments
+
+    made = command.parser(
+        "run",
+        "Raw files to a tested model: the dataset version (reused where it exists), a run, predictions for test.",
+        "penstock run mnist --raw /data/mnist --out /data/mnist_demo --model cnn",
+    )
+    made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with dataset.py and model.py")
+    made.add_argument("--raw", required=True, metavar="URL", help="a raw file, or the folder of the raw files")
+    made.add_argument("--out", required=True, metavar="DIR", help="gets dataset/ and runs/<number>/")
+    made.add_argument("--master", help="Spark master; default: spark-submit's, or local[*]")
+    add_config_arguments(made)
+    return command.execute(made.parse_args(argv), run_both)
+
+
+def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    from etl import run as etl
+    from train import run as training
+    from train.predict import predict
+
+    recipe = find(arguments.recipe)
+    config, device = training.configure(recipe, arguments), training.choose_device(arguments.device)
+    out = Path(arguments.out).expanduser().absolute()
+    dataset = str(out / "dataset")
+
+    console.say(f"Raw data to a dataset version: {store.shown(store.absolute(arguments.raw))}")
+    built = etl.etl(recipe, arguments.raw, dataset, console, master=arguments.master)
+    etl.report(built, store.absolute(dataset), console)
+
+    console.say(f"\nDataset version to a model: {config.model}, {config.epochs} epochs on {device}")
+    folder = _unfinished_or_new(out / "runs")
+    trained = training.train(recipe, dataset, folder, config, device, built.card.version, console)
+    console.say()
+    training.report(trained, console)
+
+    told: dict[str, Any] = {**etl.summary(built, dataset), "run": str(folder), **trained.report}
+    if "test" in built.card.splits:
+        file = str(folder / "predictions.parquet")
+        predicted = predict(folder, dataset, file, console, version=built.card.version, splits=["test"], device=device)
+        console.say(f"Predictions for the {predicted['rows']:,} test rows: {store.shown(predicted['predictions'])}")
+        told["predictions"] = file
+    return told
+
+
+def _unfinished_or_new(runs: Path) -> Path:
+    """The newest run if it was interrupted, so that it goes on; else the folder of the next one."""
+    numbers = sorted(int(path.name) for path in runs.glob("[0-9]*") if path.name.isdigit())
+    if numbers and not (runs / str(numbers[-1]) / "report.json").exists():
+        return runs / str(numbers[-1])
+    return runs / str(numbers[-1] + 1 if numbers else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
