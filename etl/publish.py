@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -47,15 +47,16 @@ def write(df: DataFrame, schema: Schema, layout: Layout, data_url: str) -> None:
     df.select(*schema.names, "split").write.options(**options).partitionBy("split").parquet(data_url)
 
 
-def read_back(spark: SparkSession, data_url: str, schema: Schema, sums_of: Sequence[str]) -> dict[str, list[FileAudit]]:
-    """Audits every file on the executors: split -> its files, in order of their names."""
+def read_back(
+    spark: SparkSession, data_url: str, schema: Schema, splits: Iterable[str], sums_of: Sequence[str]
+) -> dict[str, list[FileAudit]]:
+    """Audits every file on the executors: for each of the splits its files, in order of their names."""
     files = [name for name in store.file_names(data_url) if name.endswith(".parquet")]
-    splits = [name.split("/")[0].removeprefix("split=") for name in files]
+    jobs = [(name, name.split("/")[0].removeprefix("split=")) for name in files]
 
     def audit(job: tuple[str, str]) -> FileAudit:
         return audit_file(data_url, *job, schema, sums_of)
 
-    jobs = list(zip(files, splits, strict=True))
     found = spark.sparkContext.parallelize(jobs, max(1, len(jobs))).map(audit).collect()
     audits: dict[str, list[FileAudit]] = {name: [] for name in splits}
     for (_, name), file_audit in zip(jobs, found, strict=True):

@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from etl import clean, publish, split, transform
-from etl.spark import RESULT_SETTINGS, session, user_errors
+from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
 from penstock import command, manifest, store
 from penstock.card import Card, CleanCard
@@ -112,7 +112,7 @@ def clean_stage(
         counted = Observation()
         num_refused = F.count_if(F.size("_rules") > 0)
         observed = checked.observe(counted, F.count(F.lit(1)).alias("raw"), num_refused.alias("quarantined"))
-        with console.step("read, check and clean"):
+        with console.step("read, check and clean") as update, progress(spark, update):
             _public(recipe.clean(clean.kept(observed))).write.option("compression", "zstd").parquet(data_url)
             counts = {name: int(value) for name, value in counted.get.items()}
             counts["clean"] = spark.read.parquet(data_url).count()
@@ -120,7 +120,7 @@ def clean_stage(
             raise RawDataError(f"raw data: no row in the {len(files)} files of {store.shown(raw_url)}; check --raw")
         broken: dict[str, int] = {}
         if counts["quarantined"]:
-            with console.step("look up the refused rows"):
+            with console.step("look up the refused rows") as update, progress(spark, update):
                 store.make_private(quarantine_url)
                 clean.refused(checked, raw_url).write.mode("append").parquet(quarantine_url)
                 quarantine = spark.read.parquet(quarantine_url)
@@ -159,20 +159,20 @@ def build_stage(
     data_url = store.join(out, data)
     with _removed_on_failure(data_url):
         rows = split.assign(publish.conform(spark.read.parquet(clean_url), schema), schema, recipe.split)
-        with console.step("count the splits"):
-            num_rows = {row["split"]: row["count"] for row in rows.groupBy("split").count().collect()}
+        with console.step("count the splits") as update, progress(spark, update):
+            num_rows = split.count(rows, recipe.split)
         layout = split.plan(num_rows, schema.row_bytes, recipe.row_group_bytes)
         placed = split.number_duplicates(split.place(rows, layout), schema)
         counted = Observation()
         observed = placed.observe(
             counted, F.count(F.lit(1)).alias("clean"), F.count_if(F.col("_copy") > 1).alias("duplicates")
         )
-        with console.step("deduplicate, split, shuffle and write"):
+        with console.step("deduplicate, split, shuffle and write") as update, progress(spark, update):
             publish.write(observed.where("_copy = 1"), schema, layout, data_url)
             counts = {name: int(value) for name, value in counted.get.items()}
-        with console.step("read back every byte"):
+        with console.step("read back every byte") as update, progress(spark, update):
             fit = {} if transforms is not None else recipe.fit
-            audits = publish.read_back(spark, data_url, schema, list(fit))
+            audits = publish.read_back(spark, data_url, schema, num_rows, sums_of=list(fit))
         if counts["clean"] != clean_card.counts["clean"]:
             raise DatasetError(
                 f"{clean_card.counts['clean']:,} clean rows, but {counts['clean']:,} were read; run again"
@@ -191,8 +191,8 @@ def build_stage(
                 "built": counts["clean"] - counts["duplicates"],
             },
             splits={
-                name: cards.Split(sum(a.num_rows for a in files), combine(a.digest for a in files))
-                for name, files in audits.items()
+                name: cards.Split(sum(a.num_rows for a in audits[name]), combine(a.digest for a in audits[name]))
+                for name in num_rows
             },
             transforms=transforms if transforms is not None else transform.fitted(fit, audits.get("train", [])),
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,12 @@ from pyspark.sql import SparkSession
 
 from etl import java
 from penstock import errors
+from penstock.console import Update
 from penstock.errors import PenstockError, RawDataError, RecipeError, StorageError
 
 LOG_SETTINGS = Path(__file__).resolve().with_name("log4j2.properties")
+
+PROGRESS_EVERY_S = 0.5
 
 # What changes results is set here and is part of every version's name.
 RESULT_SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
@@ -70,6 +74,28 @@ def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
         spark.stop()
         if not submitted and gateway is not None:
             _end_jvm(gateway)
+
+
+@contextmanager
+def progress(spark: SparkSession, update: Update) -> Iterator[None]:
+    """Tells `update` how many tasks of the running stages are done, until the block ends."""
+    ended = threading.Event()
+    tracker = spark.sparkContext.statusTracker()
+
+    def watch() -> None:
+        while not ended.wait(PROGRESS_EVERY_S):
+            stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+            done, tasks = (sum(getattr(s, name) for s in stages if s) for name in ("numCompletedTasks", "numTasks"))
+            if tasks:
+                update(f"{done:,} of {tasks:,} tasks")
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _end_jvm(gateway: object) -> None:

@@ -7,12 +7,14 @@ this is a shuffle, and one that needs no random numbers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from penstock.errors import RecipeError
 from penstock.recipe import Split
 from penstock.schema import Schema
 
@@ -44,6 +46,17 @@ def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
         by_hash = F.coalesce(by_hash, F.when(bucket < round(below * BUCKETS), F.lit(name)))
     by_hash = F.coalesce(by_hash, F.lit(names[-1]))
     return df.withColumn("split", F.coalesce(F.col(split.source), by_hash) if split.source else by_hash)
+
+
+def count(assigned: DataFrame, split: Split) -> dict[str, int]:
+    """The rows of each split: the recipe's in its order, 0 included, then those that only the source names.
+
+    Raises: RecipeError for a name that cannot be that of a folder.
+    """
+    found = {row["split"]: row["count"] for row in assigned.groupBy("split").count().collect()}
+    if wrong := [name for name in found if not re.fullmatch(r"[A-Za-z0-9_-]+", name)]:
+        raise RecipeError(f"split: {wrong[0]!r} cannot name a split; use letters, digits, '_' and '-'")
+    return {name: found.get(name, 0) for name in [*split.shares, *sorted(set(found) - set(split.shares))]}
 
 
 def plan(num_rows: Mapping[str, int], row_bytes: int, row_group_bytes: int) -> Layout:
