@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from etl.split import Layout
@@ -52,13 +53,16 @@ def read_back(
 ) -> dict[str, list[FileAudit]]:
     """Audits every file on the executors: for each of the splits its files, in order of their names."""
     files = [name for name in store.file_names(data_url) if name.endswith(".parquet")]
-    jobs = [(name, name.split("/")[0].removeprefix("split=")) for name in files]
+    split_of = [name.split("/")[0].removeprefix("split=") for name in files]
 
-    def audit(job: tuple[str, str]) -> FileAudit:
-        return audit_file(data_url, *job, schema, sums_of)
+    def audit(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
+            found = audit_file(data_url, files[i], split_of[i], schema, sums_of)
+            yield pa.RecordBatch.from_pylist([{"number": i, "audit": found.to_bytes()}])
 
-    found = spark.sparkContext.parallelize(jobs, max(1, len(jobs))).map(audit).collect()
+    one_per_task = spark.range(0, len(files), 1, max(1, len(files)))
+    found = one_per_task.mapInArrow(audit, "number long, audit binary").collect()
     audits: dict[str, list[FileAudit]] = {name: [] for name in splits}
-    for (_, name), file_audit in zip(jobs, found, strict=True):
-        audits[name].append(file_audit)
+    for row in sorted(found, key=lambda row: row["number"]):
+        audits[split_of[row["number"]]].append(FileAudit.from_bytes(row["audit"]))
     return audits

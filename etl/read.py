@@ -82,21 +82,18 @@ def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int,
     cannot be split. Source of the format: LeCun, Cortes & Burges, "The MNIST database", "File formats".
     """
     labelled = all(images.values())
-    pairs = spark.sparkContext.parallelize(list(images.items()), len(images))
+    pairs = list(images.items())
+
+    def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
+            image_url, label_url = pairs[i]
+            yield from _idx_pair(image_url, label_url, shape, labelled)
+
     columns = "image binary, " + ("label long, " if labelled else "")
-    one_per_task = pairs.toDF("images string, labels string")
-    df = one_per_task.mapInArrow(_idx_pairs(shape, labelled), columns + "_file string, _position long")
+    one_per_task = spark.range(0, len(pairs), 1, len(pairs))
+    df = one_per_task.mapInArrow(read, columns + "_file string, _position long")
     no_text = F.lit(None).cast("string")
     return df.withColumns({"_record": no_text, "_malformed": F.lit(False), "_why": no_text})
-
-
-def _idx_pairs(shape: tuple[int, ...], labelled: bool) -> Any:
-    def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for pair in batch.to_pylist():
-                yield from _idx_pair(pair["images"], pair["labels"], shape, labelled)
-
-    return read
 
 
 def _idx_pair(images: str, labels: str | None, shape: tuple[int, ...], labelled: bool) -> Iterator[pa.RecordBatch]:

@@ -6,6 +6,7 @@ ETL runs this over every file that it wrote, before the card; `penstock verify` 
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,21 @@ class FileAudit:
     num_rows: int
     digest: int
     sums: dict[str, tuple[int, int, int]]  # field -> (number of elements, Σ x, Σ x²)
+
+    def to_bytes(self) -> bytes:
+        """For the way from an executor to the driver: the row groups as an Arrow stream, the rest in its metadata."""
+        rest = json.dumps([self.num_rows, self.digest, self.sums]).encode()
+        sink = pa.BufferOutputStream()
+        table = self.row_groups.replace_schema_metadata({b"audit": rest})
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> FileAudit:
+        table = pa.ipc.open_stream(content).read_all()
+        num_rows, digest, sums = json.loads(table.schema.metadata[b"audit"])
+        return cls(table.replace_schema_metadata(None), num_rows, digest, {name: tuple(s) for name, s in sums.items()})
 
 
 def audit_file(data_url: str, file: str, split: str, schema: Schema, sums_of: Sequence[str] = ()) -> FileAudit:
