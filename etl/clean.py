@@ -17,6 +17,15 @@ from penstock.recipe import Rule
 
 MALFORMED = "malformed"  # the rule that every record must be readable
 REFUSED_COLUMNS = "file string, line long, record string, rules array<string>, reasons array<string>"
+REFUSED_SCHEMA = pa.schema(
+    {
+        "file": pa.string(),
+        "line": pa.int64(),
+        "record": pa.string(),
+        "rules": pa.list_(pa.string()),
+        "reasons": pa.list_(pa.string()),
+    }
+)
 
 
 def check(raw: DataFrame, rules: Sequence[Rule], labelled: bool) -> DataFrame:
@@ -57,13 +66,13 @@ def refused(checked: DataFrame, raw_url: str) -> DataFrame:
 
 def _with_lines(raw_url: str) -> Callable[[pa.Table], pa.Table]:
     def with_lines(rows: pa.Table) -> pa.Table:
-        url = rows["_file"][0].as_py()
-        positions, records = rows["_position"].to_pylist(), rows["_record"].to_pylist()
-        if any(p is None and r is not None for p, r in zip(positions, records, strict=True)):
-            positions = _lines(url, records)
-        name = store.absolute(url).removeprefix(store.absolute(raw_url)).strip("/") or url.rsplit("/", 1)[-1]
-        columns = {"file": [name] * rows.num_rows, "line": pa.array(positions, pa.int64()), "record": rows["_record"]}
-        return pa.table({**columns, "rules": rows["_rules"], "reasons": rows["_reasons"]})
+        url = store.absolute(rows["_file"][0].as_py())
+        lines, records = rows["_position"].to_pylist(), rows["_record"].to_pylist()
+        if any(line is None and record is not None for line, record in zip(lines, records, strict=True)):
+            lines = _lines(url, records)
+        name = url.removeprefix(store.absolute(raw_url)).strip("/") or url.rsplit("/", 1)[-1]
+        columns = [[name] * len(lines), lines, records, rows["_rules"].to_pylist(), rows["_reasons"].to_pylist()]
+        return pa.table(columns, schema=REFUSED_SCHEMA)
 
     return with_lines
 

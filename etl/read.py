@@ -11,8 +11,6 @@ import gzip
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from functools import reduce
-from operator import or_
 from typing import IO, Any
 
 import numpy as np
@@ -49,29 +47,35 @@ def csv(
     parsed = F.from_csv("value", f"{typed}, _corrupt string", {**CSV_OPTIONS, "columnNameOfCorruptRecord": "_corrupt"})
     path = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
     df = lines.select(path.alias("_file"), F.col("value").alias("_record"), parsed.alias("_parsed"))
-    empty = [F.col(f"_parsed.`{name}`").isNull() for name in columns if name not in set(nullable)]
+    empty = [f"_parsed.`{name}` IS NULL" for name in columns if name not in set(nullable)]
     return df.select(
-        "_parsed.*",
+        *(f"_parsed.`{name}`" for name in columns),
         "_file",
         F.lit(None).cast("long").alias("_position"),
         "_record",
-        reduce(or_, empty, F.col("_parsed._corrupt").isNotNull()).alias("_malformed"),
+        F.expr(" OR ".join(["_parsed._corrupt IS NOT NULL", *empty])).alias("_malformed"),
         _csv_reason(columns, nullable).alias("_why"),
-    ).drop("_corrupt")
+    )
 
 
 def _csv_reason(columns: Mapping[str, str], nullable: Collection[str]) -> Column:
     """Says of a malformed record what is wrong with it. Spark computes it for refused rows only."""
-    text = F.from_csv("_record", ", ".join(f"`{name}` string" for name in columns), CSV_OPTIONS)
     wrong = []
     for name, kind in columns.items():
-        value = text.getField(name)
-        bad = value.try_cast(kind).isNull() & (value.isNotNull() if name in nullable else F.lit(True))
-        found = F.coalesce(F.concat(F.lit("'"), value, F.lit("'")), F.lit("nothing"))
-        wrong.append(F.when(bad, F.concat(F.lit(f"{name} must be {kind}, found "), found)))
-    fields = F.size(F.split("_record", ","))
-    miscounted = F.concat(F.lit(f"expected {len(columns)} fields, found "), fields.cast("string"))
-    return F.when(fields != len(columns), miscounted).otherwise(F.concat_ws("; ", *wrong))
+        bad = f"try_cast(text.`{name}` AS {kind}) IS NULL" + (
+            f" AND text.`{name}` IS NOT NULL" if name in nullable else ""
+        )
+        found = f"coalesce(concat('\\'', text.`{name}`, '\\''), 'nothing')"
+        wrong.append(f"CASE WHEN {bad} THEN concat('{name} must be {kind}, found ', {found}) END")
+    ddl = ", ".join(f"`{name}` string" for name in columns)
+    options = ", ".join(f"'{key}', '{value}'" for key, value in CSV_OPTIONS.items())
+    # A lambda over one element, as SQL has no `let`: the record is parsed once, not once a column.
+    values = (
+        f"transform(array(from_csv(_record, '{ddl}', map({options}))), text -> concat_ws('; ', {', '.join(wrong)}))[0]"
+    )
+    fields = "size(split(_record, ','))"
+    miscounted = f"concat('expected {len(columns)} fields, found ', {fields})"
+    return F.expr(f"CASE WHEN {fields} <> {len(columns)} THEN {miscounted} ELSE {values} END")
 
 
 def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int, ...]) -> DataFrame:

@@ -5,6 +5,7 @@ Under `spark-submit` the master, memory and the like come from there; started as
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -56,6 +57,7 @@ def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
         yield running
         return
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # what it logs is raised as well
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM
     if not submitted:
         java.use()
