@@ -151,14 +151,18 @@ def _same_run_or_new(folder: Path, recipe: Recipe, data_url: str, card: Card, co
         store.replace(folder / "card.json", cards.to_json(card).encode())
         store.replace(path, _json({**described, "versions": versions, "host": platform.node()}))
         return
-    there = read_config(folder)
+    there, now = _flat(read_config(folder)), _flat(described)
     differs = [
         f"{name}: {_short(there.get(name))} there, {_short(value)} now"
-        for name, value in {**described, **described["config"]}.items()
-        if name != "config" and value != (there["config"] if name in described["config"] else there).get(name)
+        for name, value in now.items()
+        if value != there.get(name)
     ]
     if differs:
         raise RunError(f"{folder}: holds another run ({'; '.join(differs)}); choose another --out")
+
+
+def _flat(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in described.items() if name != "config"}, **described["config"]}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The figures of both, and how they are reached, are made by `python -m bench.mnis
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from train.config import Optimizer, Schedule, TrainConfig
 
 __all__ = ["augment", "build_model", "config", "loss", "metrics", "predict", "prepare"]
 NUM_CLASSES = 10
+TURN_DEGREES, SCALE, SHIFT_PIXELS = 10.0, 0.1, 2.0  # the most that a training picture is moved
 CALM = 0.8  # from this part of the run on pictures are no longer moved: the network ends on what it will see
 
 
@@ -59,9 +61,9 @@ def augment(batch: dict[str, Any], config: TrainConfig, generator: torch.Generat
     images: Tensor = batch["image"]
     n = len(images)
     angle, scale, x, y = (torch.rand(4, n, generator=generator) * 2 - 1).to(images.device)  # each (B,), -1 to 1
-    angle, scale = angle * math.radians(10), 1 + scale * 0.1
+    angle, scale = angle * math.radians(TURN_DEGREES), 1 + scale * SCALE
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    shift = 2 * 2 / 28  # two pixels, where the picture's width is 2
+    shift = SHIFT_PIXELS * 2 / 28  # in a grid where the picture's width is 2
     moves = torch.stack([cos, -sin, x * shift, sin, cos, y * shift], dim=1).view(n, 2, 3)
     grid = F.affine_grid(moves, [n, 1, 28, 28], align_corners=False)
     moved = F.grid_sample(images[:, None].float(), grid, align_corners=False)
@@ -70,6 +72,7 @@ def augment(batch: dict[str, Any], config: TrainConfig, generator: torch.Generat
 
 def prepare(batch: dict[str, Any], card: Card) -> Tensor:
     """(B, 28, 28) of 0 to 255 -> float32 (B, 1, 28, 28), standardised as the training split was."""
-    fitted = card.transforms["image"]
+    fitted: Mapping[str, float] = card.transforms["image"]
     images: Tensor = batch["image"]
-    return (images[:, None].float() - fitted["mean"]) / fitted["std"]
+    pixels = images[:, None].float()
+    return (pixels - fitted["mean"]) / fitted["std"]

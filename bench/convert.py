@@ -1,0 +1,120 @@
+"""MNIST's 60,000 training pictures to a training data set: ours beside stock Petastorm and MosaicML streaming.
+
+    python -m bench.convert --raw ../shared/data/mnist [--repeats 3]
+
+All read the same idx files with local[2]; the start of the session is left out on all sides. Ours counts in both
+stages: rules, quarantine, deduplication, shuffle, the read back of every byte, and the card. The others get their
+own environments from their locks (bench/peers/), built on the first run. Repeats alternate; the median counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from etl import java
+from etl.run import etl
+from etl.spark import session
+from penstock import command
+from penstock.console import Console
+from penstock.errors import PenstockError
+from penstock.recipe import find
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "bench" / "peers"
+TRAIN_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
+PEER_TIMEOUT_S = 600
+
+
+def environment(name: str) -> Path:
+    """The Python of a peer's environment, made from its lock where it is not there yet."""
+    home = ROOT / ".venvs" / name
+    python = home / "bin" / "python"
+    if not (home / ".made").exists():
+        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        lock = PEERS / name / "requirements.lock"
+        uv = Path(sys.executable).with_name("uv")
+        install = [uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--require-hashes", "-r", lock]
+        subprocess.run(list(map(str, install)), check=True)
+        (home / ".made").touch()
+    return python
+
+
+def peer_seconds(name: str, raw: Path, out: Path) -> float:
+    script = PEERS / name / "convert.py"
+    command_line = [environment(name), script, "--raw", raw, "--out", out]
+    done = subprocess.run(list(map(str, command_line)), capture_output=True, text=True, timeout=PEER_TIMEOUT_S, cwd=out)
+    if done.returncode:
+        raise PenstockError(f"{name}: convert.py failed: {done.stderr.strip().splitlines()[-1:]}")
+    seconds: float = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
+    return seconds
+
+
+def our_seconds(raw: Path, out: Path, console: Console) -> float:
+    """In a session of our own, which a small job has warmed up as the peers' are."""
+    with session("bench", "local[2]") as spark:
+        spark.range(8).mapInArrow(lambda batches: batches, "id long").write.parquet(str(out / "warm"))
+        start = time.perf_counter()
+        etl(find("mnist"), str(raw), str(out / "dataset"), console)
+        return time.perf_counter() - start
+
+
+def measure(raw: Path, repeats: int, console: Console) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {"penstock": [], "petastorm": [], "mosaic": []}
+    for repeat in range(repeats):
+        for name, found in seconds.items():
+            with tempfile.TemporaryDirectory(prefix="bench-") as out:
+                took = (
+                    our_seconds(raw, Path(out), console) if name == "penstock" else peer_seconds(name, raw, Path(out))
+                )
+            found.append(took)
+            console.say(f"repeat {repeat + 1}: {name} {took:.1f} s")
+    return seconds
+
+
+def work(arguments: argparse.Namespace, console: Console) -> Mapping[str, Any]:
+    os.environ["JAVA_HOME"] = str(java.use().home)  # the same Java for all
+    with tempfile.TemporaryDirectory(prefix="bench-raw-") as folder:
+        for name in TRAIN_FILES:
+            if not (arguments.raw / name).is_file():
+                raise PenstockError(f"--raw {arguments.raw}: {name} is missing; expected MNIST's idx .gz files")
+            shutil.copy(arguments.raw / name, folder)
+        seconds = measure(Path(folder), arguments.repeats, console)
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    rows = [
+        [name, f"{medians[name]:.1f}", f"{min(found):.1f} to {max(found):.1f}", f"{60_000 / medians[name]:,.0f}"]
+        for name, found in seconds.items()
+    ]
+    console.table(rows, ["60,000 pictures", "median s", "range s", "rows/s"])
+    return {
+        "penstock_s": medians["penstock"],
+        "petastorm_s": medians["petastorm"],
+        "mosaic_s": medians["mosaic"],
+        "speedup": medians["petastorm"] / medians["penstock"],
+        "repeats": seconds,
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = command.parser("bench convert", __doc__ or "", "python -m bench.convert --raw ../shared/data/mnist")
+    made.add_argument("--raw", type=Path, required=True, help="the folder of MNIST's idx .gz files")
+    made.add_argument("--repeats", type=int, default=3)
+    arguments = made.parse_args(argv)
+    arguments.json = True
+    return command.execute(arguments, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

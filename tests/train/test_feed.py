@@ -1,0 +1,235 @@
+"""The feed over real files: every value right, every row once, damage found and said."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.errors import DatasetError
+from penstock.schema import Field, Schema
+from tests.train.conftest import IN_PLACE, SCHEMA, numbered_files, write_dataset
+from train.feed import WEIGHT, Feed
+
+DECODED = {"use_dictionary": True, "compression": "zstd"}
+
+
+def ids(feed: Feed, epoch: int = 0) -> list[int]:
+    return [
+        int(i) for batch in feed.epoch(epoch) for i, weight in zip(batch["id"], batch[WEIGHT], strict=True) if weight
+    ]
+
+
+def feed(dataset: Path, split: str = "train", **options: Any) -> Feed:
+    return Feed(str(dataset), split, **{"global_batch_size": 16, "lanes": 4, "columns": SCHEMA.names, **options})
+
+
+@pytest.mark.parametrize("options", [IN_PLACE, DECODED], ids=["in place", "decoded"])
+def test_values_of_every_type_are_those_that_were_written(tmp_path: Path, options: dict[str, Any]) -> None:
+    n, rng = 50, np.random.default_rng(0)
+    scalars = {name: rng.integers(0, 100, n).astype(name) for name in ("int8", "int16", "int32", "int64")}
+    scalars |= {name: rng.normal(size=n).astype(name) for name in ("float32", "float64")}
+    tensors = {
+        f"t_{d}": rng.integers(0, 100, (n, 3, 2)).astype(d) for d in ("uint8", "int16", "int64", "float16", "float64")
+    }
+    rows = {
+        **scalars,
+        **tensors,
+        "bool": rng.integers(0, 2, n).astype(bool),
+        "string": [f"näme {i}" * (i % 3) for i in range(n)],
+    }
+    rows["key"] = np.arange(n)
+    fields = [Field(name, name) for name in [*scalars, "bool", "string"]]
+    fields += [Field(name, name[2:], (3, 2)) for name in tensors] + [Field("key", "int64")]
+    schema = Schema(tuple(fields), key="key")
+    folder = write_dataset(
+        tmp_path,
+        schema,
+        {"train": [[{k: v[:30] for k, v in rows.items()}, {k: v[30:] for k, v in rows.items()}]]},
+        options,
+    )
+    for batch in Feed(str(folder), global_batch_size=8, lanes=2, columns=schema.names).epoch():
+        for name in schema.names:
+            expected = [rows[name][i] for i in batch["key"].tolist()]
+            if name == "string":
+                assert batch[name] == expected
+            else:
+                assert batch[name].numpy().dtype == np.asarray(expected).dtype
+                np.testing.assert_array_equal(batch[name].numpy(), expected)
+
+
+def test_what_etl_writes_is_read_in_place(dataset: Path, built_digits: Path) -> None:
+    for folder, column in ((dataset, "x"), (built_digits, "image"), (built_digits, "label")):
+        found = Feed(str(folder), global_batch_size=8)._row_groups._places[column]["values"]
+        assert None not in found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_row_comes_once_over_all_ranks_in_as_many_steps(dataset: Path, world_size: int, shuffle: bool) -> None:
+    feeds = [feed(dataset, rank=rank, world_size=world_size, shuffle=shuffle) for rank in range(world_size)]
+    for epoch in range(2):
+        assert sorted(i for f in feeds for i in ids(f, epoch)) == list(range(67))
+    assert {len(list(f.epoch())) for f in feeds} == {len(feeds[0])}
+
+
+def test_rows_stay_whole(dataset: Path) -> None:
+    for batch in feed(dataset).epoch(5):
+        np.testing.assert_array_equal(batch["x"][:, 1].numpy(), batch["id"].numpy() + np.float32(0.25))
+        np.testing.assert_array_equal(batch["label"].numpy(), batch["id"].numpy() % 3)
+
+
+def test_two_processes_read_every_row_once(dataset: Path) -> None:
+    code = (
+        "import sys, json; from train.feed import Feed\n"
+        "f = Feed(sys.argv[1], global_batch_size=16, lanes=4, columns=['id'], rank=int(sys.argv[2]), world_size=2)\n"
+        "print(json.dumps([b['id'].tolist() for b in f.epoch(1)]))"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, str(dataset), str(rank)], stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    batches = [json.loads(run.communicate()[0]) for run in runs]
+    assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(67))
+    assert len(batches[0]) == len(batches[1])
+
+
+def test_unshuffled_rows_come_in_file_order(dataset: Path) -> None:
+    assert ids(feed(dataset, "test", shuffle=False)) == list(range(200, 223))
+
+
+def test_epochs_and_seeds_differ_and_threads_change_nothing(dataset: Path) -> None:
+    first = ids(feed(dataset, num_workers=1))
+    assert ids(feed(dataset, num_workers=7)) == first
+    assert ids(feed(dataset), epoch=1) != first
+    assert ids(feed(dataset, seed=1)) != first
+
+
+def test_a_pass_can_start_at_any_batch(dataset: Path) -> None:
+    whole = [batch["id"].tolist() for batch in feed(dataset).epoch(2)]
+    for start in range(len(whole) + 1):
+        assert [batch["id"].tolist() for batch in feed(dataset).epoch(2, first_batch=start)] == whole[start:]
+
+
+def test_splits_can_be_joined(dataset: Path) -> None:
+    assert sorted(ids(feed(dataset, "train+val"))) == [*range(67), *range(100, 110)]
+
+
+def test_a_rank_with_nothing_left_gets_one_row_of_weight_zero(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, SCHEMA, {"train": numbered_files([[5]])})
+    ranks = [list(feed(folder, rank=rank, world_size=4).epoch()) for rank in range(4)]
+    assert [len(batches) for batches in ranks] == [1, 1, 1, 1]
+    folder = write_dataset(tmp_path / "2", SCHEMA, {"train": numbered_files([[2]])})
+    weights = [
+        float(batch[WEIGHT].sum()) for rank in range(4) for batch in feed(folder, rank=rank, world_size=4).epoch()
+    ]
+    assert sorted(weights) == [0, 0, 1, 1]
+
+
+def test_an_empty_split_has_no_batch(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, SCHEMA, {"train": numbered_files([[3]]), "val": []})
+    assert list(feed(folder, "val").epoch()) == []
+
+
+def test_a_feed_shows_what_it_is(dataset: Path) -> None:
+    assert "'train', version v1, 67 rows, 5 batches" in repr(feed(dataset))
+
+
+def files(dataset: Path) -> list[Path]:
+    return sorted(dataset.glob("data/*/split=train/*.parquet"))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    at = content.index(np.float32(40.25).tobytes())  # in column x of a row of the second file
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"expected [\d,]+ bytes, found"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), r"expected [\d,]+ bytes, found"),
+        (lambda path: path.write_bytes(b""), "found 0"),
+        (flip, r"part-00001.parquet: row group \d, column 'x': expected CRC-32 \w+, found"),
+    ],
+    ids=["missing", "shorter", "longer", "empty", "flipped bit"],
+)
+def test_a_damaged_file_ends_the_pass_with_a_sentence(
+    dataset: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    opened = feed(dataset)
+    damage(files(dataset)[1])
+    with pytest.raises(DatasetError, match=message):
+        list(opened.epoch())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+
+
+def test_bytes_are_checked_first_always_or_never(dataset: Path) -> None:
+    first, always, never = (feed(dataset, verify=verify) for verify in ("first", "always", "never"))
+    for opened in (first, always, never):
+        assert len(ids(opened)) == 67
+    flip(files(dataset)[1])  # the files stay mapped
+    assert len(ids(first)) == len(ids(never)) == 67
+    with pytest.raises(DatasetError, match="CRC-32"):
+        ids(always)
+
+
+def test_a_pass_that_is_abandoned_leaves_no_thread(dataset: Path) -> None:
+    batches = feed(dataset).epoch()
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_in_the_folder_is_never_opened(dataset: Path, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    for folder in (dataset, next((dataset / "data").iterdir())):
+        (folder / "_common_metadata").write_bytes(pickle.dumps(Trap(sprung)))
+    assert len(ids(feed(dataset))) == 67
+    assert not sprung.exists()
+
+
+def test_wrong_questions_get_the_names_that_there_are(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no split 'dev'; there are train, val, test"):
+        feed(dataset, "dev")
+    with pytest.raises(DatasetError, match="no field 'y'; there are id, x, label"):
+        feed(dataset, columns=["y"])
+    with pytest.raises(DatasetError, match="no dataset here"):
+        feed(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match="no version 'v2'; the versions here: v1"):
+        feed(dataset, version="v2")
+
+
+def test_a_manifest_that_was_changed_is_refused(dataset: Path) -> None:
+    path = next(dataset.glob("data/*/_manifest.parquet"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DatasetError, match="the manifest was changed"):
+        feed(dataset)
+
+
+@pytest.mark.parametrize("data", ["../elsewhere", "/etc", "data/../../x", "s3://bucket/x"])
+def test_a_card_that_points_outside_is_refused(dataset: Path, data: str) -> None:
+    path = dataset / "cards" / "v1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
+    with pytest.raises(DatasetError, match="leads out of the dataset"):
+        feed(dataset)

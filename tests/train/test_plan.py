@@ -1,0 +1,97 @@
+"""The plan's promises, over generated row groups: exactly once, the same at any world size, seekable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.feed.plan import Plan, permutation
+
+Row = tuple[int, int]  # row group, row in it
+
+
+@st.composite
+def plans(draw: st.DrawFn, shuffle: bool = True) -> Plan:
+    groups = draw(st.lists(st.integers(0, 40), min_size=1, max_size=30))
+    lanes = draw(st.integers(1, 64))
+    share = draw(st.integers(1, 5))
+    return Plan(np.array(groups), lanes * share, lanes, draw(st.integers(0, 2**40)), draw(st.integers(0, 9)), shuffle)
+
+
+def rows(plan: Plan, number: int, rank: int = 0, world_size: int = 1) -> list[Row]:
+    pieces = plan.batch(number, rank, world_size)
+    return [(p.group, int(row)) for p in pieces for row in plan.rows_of(p.group)[p.start : p.stop]]
+
+
+def all_rows(plan: Plan) -> list[Row]:
+    return [(g, row) for g, size in enumerate(plan.rows_per_group) for row in range(size)]
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+@given(plans())
+def test_every_row_comes_exactly_once_per_epoch(plan: Plan) -> None:
+    seen = [row for number in range(plan.num_batches) for row in rows(plan, number)]
+    assert sorted(seen) == all_rows(plan)
+
+
+@given(plans(), st.data())
+def test_a_global_batch_is_the_same_at_any_world_size(plan: Plan, data: st.DataObject) -> None:
+    world_size = data.draw(st.sampled_from(divisors(plan.lanes)))
+    share = plan.global_batch_size // plan.lanes
+    for number in range(plan.num_batches):
+        whole = rows(plan, number)
+        ranks = [rows(plan, number, rank, world_size) for rank in range(world_size)]
+        assert sorted(row for rank in ranks for row in rank) == sorted(whole)
+        if len(whole) == plan.global_batch_size:  # lanes are whole: merge the ranks lane by lane
+            merged = [
+                row
+                for lane in range(plan.lanes)
+                for row in ranks[lane % world_size][(lane // world_size) * share : (lane // world_size + 1) * share]
+            ]
+            assert merged == whole
+
+
+@given(plans())
+def test_only_the_last_batch_is_short(plan: Plan) -> None:
+    sizes = [len(rows(plan, number)) for number in range(plan.num_batches)]
+    assert all(size > 0 for size in sizes)
+    assert sum(sizes) == plan.num_rows
+    assert all(size == plan.global_batch_size for size in sizes[:-1])
+
+
+@given(plans(shuffle=False))
+def test_unshuffled_lanes_hold_file_order(plan: Plan) -> None:
+    one_lane = Plan(plan.rows_per_group, plan.global_batch_size, 1, shuffle=False)
+    seen = [row for number in range(one_lane.num_batches) for row in rows(one_lane, number)]
+    assert seen == all_rows(plan)
+
+
+def test_order_changes_with_epoch_and_seed() -> None:
+    sizes = np.full(50, 20)
+    orders = {
+        tuple(rows(Plan(sizes, 100, 10, seed, epoch), 0))
+        for seed, epoch in [(0, 0), (0, 1), (1, 0), (1, 1), (2**40, 0)]
+    }
+    assert len(orders) == 5
+
+
+def test_the_permutation_never_changes_between_releases() -> None:
+    assert permutation(10, 0, 0).tolist() == [9, 6, 4, 1, 3, 7, 0, 2, 5, 8]
+    assert permutation(8, 7, 3, 11).tolist() == [7, 4, 3, 5, 0, 2, 6, 1]
+
+
+@given(st.integers(0, 500), st.lists(st.integers(-(2**62), 2**62), max_size=3))
+def test_a_permutation_holds_each_number_once(n: int, key: list[int]) -> None:
+    assert sorted(permutation(n, *key).tolist()) == list(range(n))
+
+
+def test_lanes_must_divide_the_batch_and_ranks_the_lanes() -> None:
+    with pytest.raises(ValueError, match="8 does not divide 100"):
+        Plan(np.array([10]), 100, 8)
+    with pytest.raises(ValueError, match="3 does not divide 8"):
+        Plan(np.array([10]), 16, 8).batch(0, 0, 3)

@@ -1,0 +1,356 @@
+"""A run: exact figures, exact resume, a folder that explains itself, and sentences for what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from penstock import cli
+from penstock.console import Console
+from penstock.errors import DatasetError, PenstockError, RunError
+from penstock.recipe import find
+from tests.train.conftest import SCHEMA, numbered_files, write_dataset
+from train import checkpoint
+from train.config import Schedule, TrainConfig
+from train.evaluate import evaluate
+from train.feed import Feed
+from train.predict import predict
+from train.run import train
+from train.schedule import lr_factor
+
+CPU = torch.device("cpu")
+SMALL = TrainConfig(model="linear", epochs=3, global_batch_size=16, lanes=4)
+
+RECIPE = '''
+"""Predicts x's first value modulo 3 from x: a small thing to train."""
+import torch
+from torch import nn
+from train.classification import loss, metrics, predict
+from train.config import TrainConfig
+
+def config(model=None):
+    return TrainConfig(model="linear", epochs=3, global_batch_size=16, lanes=4)
+
+def build_model(config, card):
+    return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+
+def prepare(batch, card):
+    return batch["x"] / 100
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "linear"
+    folder.mkdir()
+    (folder / "model.py").write_text(RECIPE)
+    return folder
+
+
+def start(recipe: Path, dataset: Path, run: Path, config: TrainConfig = SMALL) -> dict[str, Any]:
+    return dict(train(find(str(recipe)), str(dataset), run, config, CPU, None, Console()).report)
+
+
+def result(run: Path) -> tuple[bytes, dict[str, torch.Tensor]]:
+    return (run / "metrics.jsonl").read_bytes(), load_file(run / "model.safetensors")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (metrics, weights), (other_metrics, other_weights) = result(one), result(other)
+    assert metrics == other_metrics
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+def test_a_run_folder_explains_itself(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    report = start(recipe, dataset, tmp_path / "run")
+    assert report["dataset_version"] == "v1"
+    assert report["test_rows"] == 23
+    assert 0 <= report["data_stall"] <= 1
+    assert report["rows_per_s"] > 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    expected = {
+        "config.json",
+        "card.json",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "checkpoints",
+        "model.safetensors",
+        "report.json",
+    }
+    assert names == expected
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in metrics] == [1, 2, 3]
+    assert {"train_loss", "val_loss", "val_accuracy"} < set(metrics[0])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert TrainConfig.from_json(config["config"]) == SMALL
+
+
+def test_two_runs_end_bit_for_bit_the_same(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        start(recipe, dataset, tmp_path / name)
+    assert_same(tmp_path / "one", tmp_path / "other")
+
+
+def test_another_seed_ends_elsewhere(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "one")
+    start(recipe, dataset, tmp_path / "other", replace(SMALL, seed=1))
+    assert result(tmp_path / "one")[0] != result(tmp_path / "other")[0]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_run_that_was_interrupted_ends_as_if_it_was_not(
+    recipe: Path, dataset: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(recipe, dataset, tmp_path / "whole")
+    save = checkpoint.save
+
+    def save_then_stop(folder: Path, position: dict[str, int], state: dict[str, Any]) -> Path:
+        path = save(folder, position, state)
+        if position["epoch"] == stop_after:
+            raise KeyboardInterrupt
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        start(recipe, dataset, tmp_path / "cut")
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    start(recipe, dataset, tmp_path / "cut")
+    assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_killed_with_sigkill_ends_as_if_it_was_not(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    """Killed between an epoch's figures and its checkpoint, or in the next epoch: wherever the signal finds it."""
+    config = replace(SMALL, epochs=100)
+    start(recipe, dataset, tmp_path / "whole", config)
+    run = tmp_path / "killed"
+    command = [
+        sys.executable,
+        "-m",
+        "train.run",
+        str(recipe),
+        "--data",
+        str(dataset),
+        "--out",
+        str(run),
+        "--epochs",
+        "300",
+    ]
+    for epochs in (10, 60):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2"})
+        metrics = run / "metrics.jsonl"
+        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < epochs):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert_same(tmp_path / "whole", run)
+
+
+def test_a_finished_run_is_not_trained_again(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    start(recipe, dataset, tmp_path / "run")
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_another_run_is_refused_with_what_differs(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    with pytest.raises(RunError, match=r"another run \(seed: 0 there, 5 now\); choose another --out"):
+        start(recipe, dataset, tmp_path / "run", replace(SMALL, seed=5))
+
+
+def test_a_damaged_checkpoint_is_named(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    (tmp_path / "run" / "report.json").unlink()
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.raises(RunError, match=rf"{newest.name}: not a checkpoint that can be read"):
+        start(recipe, dataset, tmp_path / "run")
+
+
+def test_a_checkpoint_runs_no_pickled_code(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(sprung),)
+
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"position": Trap()}, tmp_path / "checkpoints" / "epoch-0001.pt", pickle_module=pickle)
+    with pytest.raises(RunError, match="not a checkpoint"):
+        checkpoint.latest(tmp_path)
+    assert not sprung.exists()
+
+
+def test_checkpoints_keep_the_newest_two(tmp_path: Path) -> None:
+    for epoch in range(1, 6):
+        checkpoint.save(tmp_path, {"epoch": epoch}, {"model": {"w": torch.tensor(epoch)}})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch-0004.pt", "epoch-0005.pt"]
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found["position"] == {"epoch": 5}
+
+
+class Constant(nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([inputs[:, 0], inputs[:, 1] * 0, inputs[:, 2] * 0], dim=1)
+
+
+def test_evaluation_counts_every_row_once(recipe: Path, tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "d", SCHEMA, {"test": numbered_files([[700, 1], [400]])})
+    feed = Feed(str(folder), "test", global_batch_size=256, shuffle=False)
+    found = evaluate(Constant(), find(str(recipe)).model(), feed, SMALL, CPU)
+    ids = np.arange(1101)
+    logits = np.stack([ids / 100, np.zeros(1101), np.zeros(1101)], axis=1).astype(np.float32).astype(np.float64)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[ids, ids % 3]
+    assert found["loss"] == pytest.approx(losses.mean(), rel=1e-6)
+    assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == ids % 3).mean(), abs=1e-9)
+
+
+def test_the_digits_recipe_starts_as_it_always_did(built_digits: Path, tmp_path: Path) -> None:
+    recipe = find("digits")
+    config = replace(recipe.model().config(), epochs=1)
+    train(recipe, str(built_digits), tmp_path / "run", config, CPU, None, Console())
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert first["train_loss"] == pytest.approx(1.4768, abs=2e-3)
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
+def test_the_learning_rate_rises_then_falls(decay: Any) -> None:
+    factors = [lr_factor(Schedule(0.2, decay), step, 100) for step in range(100)]
+    assert factors[19] == max(factors) == 1
+    assert factors[:20] == sorted(factors[:20])
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert factors[0] == pytest.approx(0.05)
+    assert factors[99] < 0.02 or decay == "constant"
+    assert min(factors) > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs must be 1 or more, found 0"),
+        ({"lanes": 5}, r"lanes \(5\) must divide the global batch size \(16\)"),
+        ({"schedule": Schedule(warmup=2)}, "0 to 1, found 2"),
+    ],
+)
+def test_a_configuration_is_checked_when_it_is_made(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        replace(SMALL, **wrong)
+
+
+def test_predictions_are_one_for_each_row(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    told = predict(tmp_path / "run", str(dataset), str(tmp_path / "p.parquet"), Console())
+    table = pq.read_table(tmp_path / "p.parquet")
+    assert told["rows"] == table.num_rows == 100
+    assert table.column_names == ["id", "split", "prediction", "score"]
+    assert table["id"].to_pylist() == [*range(67), *range(100, 110), *range(200, 223)]
+    assert set(table["prediction"].to_pylist()) <= {0, 1, 2}
+    assert all(1 / 3 <= score <= 1 for score in table["score"].to_pylist())
+    predict(tmp_path / "run", str(dataset), str(tmp_path / "p.parquet"), Console(), splits=["test"])
+    assert pq.read_table(tmp_path / "p.parquet")["split"].unique().to_pylist() == ["test"]
+
+
+def test_rows_without_label_are_predicted_as_those_with_one(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    unlabelled = write_dataset(tmp_path / "new", SCHEMA.without_label(), {"train": numbered_files([[67]])})
+    predict(tmp_path / "run", str(unlabelled), str(tmp_path / "new.parquet"), Console())
+    predict(tmp_path / "run", str(dataset), str(tmp_path / "old.parquet"), Console(), splits=["train"])
+    assert pq.read_table(tmp_path / "new.parquet").equals(pq.read_table(tmp_path / "old.parquet"))
+
+
+def test_data_of_another_contract_is_refused(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    fitted = {"x": {"kind": "standardise", "mean": 1.0, "std": 2.0}}
+    other = write_dataset(tmp_path / "other", SCHEMA, {"train": numbered_files([[5]])}, transforms=fitted)
+    with pytest.raises(RunError, match=r"does not fit the run .* transforms .*--frozen"):
+        predict(tmp_path / "run", str(other), str(tmp_path / "p.parquet"), Console())
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_what_cannot_be_predicted_gets_a_sentence(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "p.parquet")
+    with pytest.raises(RunError, match=r"not a run folder \(no config.json\)"):
+        predict(tmp_path / "nothing", str(dataset), out, Console())
+    start(recipe, dataset, tmp_path / "run")
+    with pytest.raises(DatasetError, match="no split 'dev'"):
+        predict(tmp_path / "run", str(dataset), out, Console(), splits=["dev"])
+    weights = tmp_path / "run" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:50])
+    with pytest.raises(RunError, match="damaged"):
+        predict(tmp_path / "run", str(dataset), out, Console())
+    weights.unlink()
+    with pytest.raises(RunError, match="the run is not finished"):
+        predict(tmp_path / "run", str(dataset), out, Console())
+    assert not Path(out).exists()
+
+
+def test_a_damaged_file_leaves_no_predictions(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    next(dataset.glob("data/*/split=test/*.parquet")).unlink()
+    with pytest.raises(PenstockError, match="missing"):
+        predict(tmp_path / "run", str(dataset), str(tmp_path / "p.parquet"), Console())
+    assert not (tmp_path / "p.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digits", "--data", "/nothing", "--out", "{tmp}/r"], "no dataset here"),
+        (
+            ["train", "mnist", "--data", "{data}", "--out", "{tmp}/r", "--model", "vit"],
+            "no model 'vit'; there are mlp and cnn",
+        ),
+        (["train", "digits", "--data", "{data}", "--out", "/proc/run"], "/proc"),
+        (["train", "digits", "--data", "{data}", "--out", "{tmp}/r", "--device", "cuda"], "torch sees no GPU"),
+        (["predict", "{tmp}/nothing", "--data", "{data}", "--out", "{tmp}/p"], "not a run folder"),
+        (["predict", "{tmp}/nothing", "--data", "{data}", "--out", "{tmp}/"], "expected the name of a file"),
+    ],
+)
+def test_the_command_line_says_one_sentence(
+    arguments: list[str], message: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    code = cli.main([a.format(tmp=tmp_path, data=dataset) for a in arguments])
+    error = capsys.readouterr().err
+    assert code == 1
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"), [("train.predict", "pyspark"), ("etl.run", "torch"), ("penstock.verify", "torch")]
+)
+def test_each_side_runs_without_the_other(module: str, forbidden: str) -> None:
+    code = f"import sys, {module}; sys.exit(any(name.partition('.')[0] == {forbidden!r} for name in sys.modules))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_petastorm_is_left_as_it_was_for_others() -> None:
+    code = (
+        "import sys, train.feed, petastorm.reader as r, pyarrow\n"
+        "assert 'pyarrow.filesystem' not in sys.modules\n"
+        "try: r.pq.ParquetDataset('/nothing')\n"
+        "except FileNotFoundError: print('stock')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "stock\n"
