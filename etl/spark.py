@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
-from pyspark import SparkConf
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -53,8 +53,8 @@ LOCAL_SETTINGS = {
 @contextmanager
 def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
     """A session that is stopped, with its JVM, when the block ends. One that was there before is left running."""
-    if (running := SparkSession.getActiveSession()) is not None:
-        yield running
+    if SparkContext._active_spark_context is not None:
+        yield SparkSession.builder.getOrCreate()
         return
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # what it logs is raised as well
@@ -102,8 +102,6 @@ def progress(spark: SparkSession, update: Update) -> Iterator[None]:
 
 def _end_jvm(gateway: object) -> None:
     # PySpark keeps the JVM, and its memory, until Python exits: a trainer may follow in this process.
-    from pyspark import SparkContext
-
     gateway.shutdown()  # type: ignore[attr-defined]
     process = gateway.proc  # type: ignore[attr-defined]
     process.stdin.close()

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from penstock import manifest, store, tensors
 from penstock.digest import rows_digest
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, PenstockError
 from penstock.pages import values_offset
 from penstock.schema import Schema
 
@@ -59,9 +59,11 @@ def audit_file(data_url: str, file: str, split: str, schema: Schema, sums_of: Se
         parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_columns(parquet.schema_arrow, schema, where)
         return _audit(memoryview(content), parquet, file, split, schema, where, sums_of)
+    except PenstockError:
+        raise
     except FileNotFoundError as error:
         raise DatasetError(f"{where}: the file is missing; build the dataset again") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:  # a changed byte can lead Arrow anywhere
         raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from penstock import store
 from penstock.digest import json_digest
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, PenstockError
 from penstock.schema import Schema
 
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 
 JSON = dict[str, Any]
+PARTS: dict[str, type] = {"version": str, "recipe": str, "data": str, "created": str, "counts": dict, "lineage": dict}
 
 
 def now() -> str:
@@ -46,7 +47,8 @@ class CleanCard:
         if self.counts["raw"] != self.counts["clean"] + self.counts["quarantined"]:
             raise DatasetError(
                 f"counts do not add up: {self.counts['raw']:,} raw rows, but {self.counts['clean']:,} clean and "
-                f"{self.counts['quarantined']:,} quarantined; the raw data changed while it was read: run again"
+                f"{self.counts['quarantined']:,} quarantined; either the recipe's clean() does not give one row for "
+                f"each, or the raw data changed while it was read: mend clean(), or run again"
             )
 
 
@@ -116,16 +118,23 @@ def from_json(text: str | bytes, where: str) -> Card | CleanCard:
         found = value["format"]
         if found != FORMAT:
             raise DatasetError(
-                f"{where}: card format {found!r}, but this Penstock reads format {FORMAT}; "
+                f"card format {found!r}, but this Penstock reads format {FORMAT}; "
                 f"install the Penstock that wrote it, or build the dataset again"
             )
+        for name, kind in PARTS.items():
+            if not isinstance(value[name], kind):
+                raise TypeError(f"{name} must be {kind.__name__}, is {type(value[name]).__name__}")
         if value["kind"] == "clean":
             return CleanCard(**value)
+        if value["kind"] != "dataset":
+            raise TypeError(f"unknown kind {value['kind']!r}")
         value["schema"] = Schema.from_json(value["schema"])
         value["manifest"] = ManifestFile(**value["manifest"])
         value["splits"] = {name: Split(**split) for name, split in value["splits"].items()}
         return Card(**value)
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except PenstockError as error:
+        raise DatasetError(f"{where}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{where}: not a card ({type(error).__name__}: {error}); build the dataset again") from error
 
 

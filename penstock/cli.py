@@ -5,6 +5,7 @@ cluster needs no torch and a GPU box no Spark.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -29,9 +30,27 @@ first steps:
   penstock run mnist --raw /data/mnist --out /data/mnist_demo
 """
 
+OURS = ("penstock", "etl", "train", "recipes")  # what is missing of these is a bug, not an installation
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(arguments)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS:
+            raise
+        sentence = (
+            f"penstock {arguments[0]} needs {missing}, which is not installed; `penstock doctor` says how to mend it"
+        )
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        if "--json" in arguments:
+            print(json.dumps({"error": sentence}), flush=True)
+        return 1
+
+
+def _main(arguments: list[str]) -> int:
     # Before torch is imported: its idle threads would spin, and take the feed's cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name = arguments[0] if arguments else "--help"

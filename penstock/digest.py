@@ -30,7 +30,7 @@ def json_digest(value: Mapping[str, Any] | Sequence[Any], length: int = 16) -> s
 
 def code_digest(paths: Iterable[Path]) -> str:
     """What Python files mean: comments, formatting and docstrings change nothing."""
-    return json_digest([[path.name, _meaning(ast.parse(path.read_text()))] for path in sorted(paths)])
+    return json_digest([[path.name, _meaning(ast.parse(path.read_bytes(), path))] for path in sorted(paths)])
 
 
 def _meaning(node: object) -> Any:

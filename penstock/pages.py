@@ -30,7 +30,10 @@ def values_offset(chunk: memoryview, field: Field, num_rows: int) -> int | None:
     width = stride(field)
     if width is None or not num_rows:
         return None
-    header, end_of_header = read_struct(chunk, 0)
+    try:
+        header, end_of_header = read_struct(chunk, 0)
+    except (ValueError, IndexError, RecursionError):
+        return None  # damaged, or of a kind that only a whole Thrift reader knows
     data_page = header.get(5)
     if header.get(1) != DATA_PAGE or not isinstance(data_page, dict):
         return None
@@ -41,7 +44,10 @@ def values_offset(chunk: memoryview, field: Field, num_rows: int) -> int | None:
     one_page = end_of_page == len(chunk) and data_page.get(1) == num_rows
     if not one_page or data_page.get(2) != PLAIN:
         return None
-    return end_of_page - num_rows * width
+    start = end_of_page - num_rows * width
+    levels = bytes(chunk[end_of_header : max(start, end_of_header)])
+    all_there = start == end_of_header or int.from_bytes(levels[:4], "little") == len(levels) - 4
+    return start if start >= end_of_header and all_there else None
 
 
 def read_struct(data: memoryview, at: int) -> tuple[dict[int, object], int]:

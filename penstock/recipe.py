@@ -112,13 +112,16 @@ class Recipe:
     def dataset(self) -> DatasetRecipe:
         """Raises: RecipeError where `dataset.py` is missing, fails to import, or lacks a part."""
         module = self._load("dataset.py", DATASET_PARTS)
-        # A helper that only model.py uses counts too: building once too often is the harmless mistake.
-        code = code_digest(path for path in self.folder.glob("*.py") if path.name != MODEL_FILE)
+        try:
+            code = code_digest(self._code_files())
+        except (SyntaxError, ValueError) as error:
+            raise RecipeError(f"recipe {self.name!r}: a file of {self.folder} is no Python: {error}") from error
         optional = {
             name: getattr(module, name)
             for name in ("fit", "max_quarantined", "row_group_bytes")
             if hasattr(module, name)
         }
+        _check_parts(self.name, module)
         recipe = DatasetRecipe(
             name=self.name,
             module=module,
@@ -136,6 +139,14 @@ class Recipe:
     def model(self) -> Any:
         """The module `model.py`. Raises: RecipeError where it is missing, fails to import, or lacks a part."""
         return self._load(MODEL_FILE, MODEL_PARTS)
+
+    def _code_files(self) -> list[Path]:
+        """All that `dataset.py` may import from its folder.
+
+        A helper that only model.py uses counts too: building once too often is the harmless mistake.
+        """
+        files = [path.relative_to(self.folder) for path in self.folder.rglob("*.py")]
+        return [self.folder / f for f in files if f != Path(MODEL_FILE) and not any(p.startswith(".") for p in f.parts)]
 
     def _load(self, file: str, parts: Mapping[str, str]) -> ModuleType:
         path = self.folder / file
@@ -155,7 +166,7 @@ def find(name_or_path: str) -> Recipe:
         if not folder.is_dir():
             raise RecipeError(f"recipe: no folder at {name_or_path}; expected one with dataset.py and model.py")
         return Recipe(folder.resolve().name, folder.resolve(), str(folder.resolve()))
-    if (SHIPPED / name_or_path).is_dir() and not name_or_path.startswith(("_", ".")):
+    if name_or_path in shipped():
         return Recipe(name_or_path, SHIPPED / name_or_path, name_or_path)
     near = difflib.get_close_matches(name_or_path, shipped(), n=1, cutoff=0.4)
     guess = f"did you mean {near[0]!r}? " if near else ""
@@ -188,7 +199,27 @@ def _import(recipe: Recipe, path: Path) -> ModuleType:
         ) from error
 
 
+def _check_parts(name: str, module: ModuleType) -> None:
+    checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "schema": ("a Schema", lambda value: isinstance(value, Schema)),
+        "split": ("a Split", lambda value: isinstance(value, Split)),
+        "read": ("a function", callable),
+        "clean": ("a function", callable),
+        "rules": ("a tuple of Rule", lambda v: isinstance(v, tuple | list) and all(isinstance(r, Rule) for r in v)),
+        "fit": ("a dict", lambda value: isinstance(value, Mapping)),
+        "max_quarantined": ("a share from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
+        "row_group_bytes": ("a whole number above 0", lambda value: isinstance(value, int) and value > 0),
+    }
+    for part, (expected, holds) in checks.items():
+        if hasattr(module, part) and not holds(found := getattr(module, part)):
+            raise RecipeError(f"recipe {name!r}: {part} must be {expected}, is {found!r} in {module.__file__}")
+
+
 def _check_fit(recipe: DatasetRecipe) -> None:
+    if recipe.fit and "train" not in recipe.split.shares and recipe.split.source is None:
+        raise RecipeError(
+            f"recipe {recipe.name!r}: fit needs a split named 'train', there are {', '.join(recipe.split.shares)}"
+        )
     for name, transform in recipe.fit.items():
         if transform != "standardise":
             raise RecipeError(f"recipe {recipe.name!r}: fit: unknown transform {transform!r}; there is 'standardise'")

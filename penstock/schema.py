@@ -27,6 +27,7 @@ SCALAR_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
 }
 TENSOR_TYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+SPLIT_COLUMN = "split"  # the folders of a version, `split=train`, are a column to those who read it as plain Parquet
 STRING_BYTES = 24  # what a string is taken to weigh when row groups are planned
 
 
@@ -45,6 +46,9 @@ class Field:
             raise RecipeError(
                 f"field name {self.name!r}: expected a name without '.', '=' or a leading '_'; rename the field"
             )
+        if self.name.lower() == SPLIT_COLUMN:
+            raise RecipeError(f"field name {self.name!r}: this column says which split a row is in; rename the field")
+        object.__setattr__(self, "shape", tuple(self.shape))
         if self.dtype not in allowed:
             raise RecipeError(f"field {self.name!r}: {self.dtype!r} is no {kind} type; use one of {', '.join(allowed)}")
         if any(size < 1 for size in self.shape):
@@ -86,17 +90,23 @@ class Schema:
     def __post_init__(self) -> None:
         object.__setattr__(self, "fields", tuple(self.fields))
         names = self.names
-        twice = sorted({name for name in names if names.count(name) > 1})
+        lower = [name.lower() for name in names]  # Spark does not tell `Age` from `age`
+        twice = sorted(name for name in names if lower.count(name.lower()) > 1)
         if twice:
-            raise RecipeError(f"schema: field {twice[0]!r} is there twice; give every field its own name")
-        for role, name in (("key", self.key), ("label", self.label)):
-            if name is not None and name not in names:
+            raise RecipeError(f"schema: field {twice[-1]!r} is there twice; give every field its own name")
+        for role, name in (("key", self.key), *([] if self.label is None else [("label", self.label)])):
+            if name not in names:
                 raise RecipeError(f"schema: {role}={name!r} is not among the fields {', '.join(names)}")
+        if self.label == self.key:
+            raise RecipeError(f"schema: {self.key!r} is both key and label; a label cannot name its row")
         if self[self.key].is_tensor or self[self.key].dtype.startswith("float"):
             raise RecipeError(f"schema: the key {self.key!r} must be a string, an integer or a bool")
 
     def __getitem__(self, name: str) -> Field:
-        return next(field for field in self.fields if field.name == name)
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(f"no field {name!r}; there are {', '.join(self.names)}")
 
     @property
     def names(self) -> list[str]:

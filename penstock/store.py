@@ -54,10 +54,13 @@ def shown(url: str) -> str:
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URL and the path in it. Raises: StorageError for a protocol that nothing here reads."""
+    if "::" in url:  # to fsspec this is a chain of filesystems: the file would lie somewhere else
+        raise StorageError(f"{url}: a path with '::' cannot be used; rename the folder or choose another place")
     try:
         fs, path = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise StorageError(f"{url}: no filesystem for this protocol is installed ({error}); check the URL") from error
+    except (ImportError, ValueError, OSError) as error:
+        why = str(error).partition("\n")[0]
+        raise StorageError(f"{url}: no filesystem for this protocol is installed ({why}); check the URL") from error
     return fs, path
 
 
@@ -112,7 +115,7 @@ def make_private(url: str) -> None:
 def write_new(url: str, content: bytes) -> bool:
     """Creates a file, whole or not at all, and never replaces one. False where the file is there already."""
     fs, path = filesystem(url)
-    with storage_errors(url):
+    with _writing(url):
         if not isinstance(fs, LocalFileSystem):
             try:
                 fs.pipe_file(path, content, mode="create")
@@ -131,11 +134,21 @@ def write_new(url: str, content: bytes) -> bool:
 
 def replace(path: Path, content: bytes) -> None:
     """Writes a local file, whole or not at all, over what was there."""
-    with storage_errors(str(path)):
+    with _writing(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _written_beside(path, content) as beside:
             os.replace(beside, path)
             _sync_folder(path.parent)
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    """`storage_errors`, for a place where the folders that are missing cannot be made, as in /proc."""
+    try:
+        with storage_errors(url):
+            yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{shown(url)}: cannot be created ({error.strerror}); choose another place") from error
 
 
 @contextmanager
@@ -170,7 +183,7 @@ def check_writable(url: str) -> None:
     """Fails before the work starts, not after. Raises: StorageError."""
     probe = join(url, f".penstock-{uuid.uuid4().hex}")
     fs, path = filesystem(probe)
-    with storage_errors(url):
+    with _writing(url):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
         fs.pipe_file(path, b"penstock")
         fs.rm_file(path)
@@ -192,14 +205,25 @@ def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = N
     files = []
     for path, info in sorted(found.items()):
         name = os.path.basename(path) if path == root else str(PurePosixPath(path).relative_to(root))
-        if any(part.startswith((".", "_")) for part in PurePosixPath(name).parts):
-            continue
-        modified = str(info.get("mtime") or info.get("last_modified") or info.get("LastModified") or "")
+        if any(part.startswith((".", "_")) for part in PurePosixPath(name).parts) or name.endswith("._COPYING_"):
+            continue  # as Spark reads folders
+        link = bool(info.get("islink"))
+        if info.get("type") == "other" and not link:  # a pipe would be waited for for ever
+            raise RawDataError(f"raw data: {name} in {shown(raw_url)} is a pipe or a device, no file; remove it")
+        # The time of a link is not that of the file it leads to.
+        modified = "" if link else str(info.get("mtime") or info.get("last_modified") or info.get("LastModified") or "")
         size = int(info["size"])
-        sha256 = (known or {}).get((name, size, modified)) or _sha256(fs, path)
+        try:
+            sha256 = (modified and (known or {}).get((name, size, modified))) or _sha256(fs, path)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise RawDataError(
+                f"raw data: {name} in {shown(raw_url)} cannot be read ({error.strerror}); remove it, or mend the link"
+            ) from error
         files.append(RawFile(name, size, modified, sha256))
     if not files:
-        raise RawDataError(f"raw data: no file in {shown(raw_url)}; check --raw")
+        raise RawDataError(
+            f"raw data: no file in {shown(raw_url)} (names with a leading '.' or '_' are no data); check --raw"
+        )
     return files
 
 

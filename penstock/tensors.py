@@ -8,18 +8,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, RecipeError
 from penstock.schema import Field
 
 
 def pack(values: npt.NDArray[Any], field: Field) -> pa.BinaryArray:
-    """(n, *shape) array -> n binary values. The values must fit the field's dtype; `Raises: ValueError` if not."""
+    """(n, *shape) array -> n binary values.
+
+    Raises: RecipeError where the values have another shape, or one does not fit the field's dtype.
+    """
     n = len(values)
     if values.shape != (n, *field.shape):
-        raise ValueError(f"field {field.name!r}: expected shape (n, {field.shape}), found {values.shape}")
-    typed = np.ascontiguousarray(values.astype(field.numpy_dtype, casting="unsafe"))
-    if typed.dtype.kind in "iu" and not (typed == values).all():
-        raise ValueError(f"field {field.name!r}: a value does not fit {field.dtype}")
+        raise RecipeError(f"field {field.name!r}: expected shape (n, {field.shape}), found {values.shape}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        typed = np.ascontiguousarray(values.astype(field.numpy_dtype, casting="unsafe"))
+    lost = typed != values if typed.dtype.kind in "iu" else np.isinf(typed) & ~np.isinf(values)
+    if lost.any():
+        raise RecipeError(
+            f"field {field.name!r}: the value {values[lost][0]} does not fit {field.dtype}; "
+            f"refuse such rows with a rule, or choose another dtype"
+        )
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(field.num_bytes)
     return pa.BinaryArray.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(typed)])
 

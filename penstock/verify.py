@@ -108,8 +108,12 @@ def _compare_clean(url: str, card: Card | CleanCard | None, version: str) -> Ite
     if card.quarantine:
         folder = store.inside(url, card.quarantine)
         names = [name for name in store.file_names(folder) if name.endswith(".parquet")]
-        contents = [store.read_bytes(store.join(folder, name)) for name in names]
-        refused = sum(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows for content in contents)
+        try:
+            contents = [store.read_bytes(store.join(folder, name)) for name in names]
+            refused = sum(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows for content in contents)
+        except (pa.ArrowException, OSError) as error:
+            yield f"{store.shown(folder)}: refused rows cannot be read ({error})"
+            return
         if refused != card.counts["quarantined"]:
             yield f"quarantine {version}: the card says {card.counts['quarantined']:,} rows, the files hold {refused:,}"
 

@@ -10,13 +10,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.feed import LABEL
+
 
 def loss(logits: Tensor, batch: dict[str, Any], label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of (B, classes) logits with `label`: (B,) summed loss and (B,) weight, 1 per row.
+    """Cross-entropy of (B, classes) logits with the label: (B,) summed loss and (B,) weight, 1 per row.
 
     Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
     """
-    losses = F.cross_entropy(logits, batch["label"], reduction="none", label_smoothing=label_smoothing)
+    losses = F.cross_entropy(logits, batch[LABEL], reduction="none", label_smoothing=label_smoothing)
     return losses, losses.new_ones(len(losses))
 
 
@@ -28,7 +30,7 @@ def predict(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def accuracy(logits: Tensor, batch: dict[str, Any]) -> Tensor:
     """(B,) 1 where the likeliest class is the label, else 0."""
-    labels: Tensor = batch["label"]
+    labels: Tensor = batch[LABEL]
     return (logits.argmax(dim=1) == labels).float()
 
 

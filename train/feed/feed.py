@@ -17,10 +17,11 @@ from train.feed.plan import Piece, Plan
 from train.feed.row_groups import Cache, RowGroups, Verify, concatenate
 
 WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
+LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 
 
 class Feed:
-    """Batches of one split: `dict` of field name -> `(B, *shape)` tensor (strings: a list), and `_weight`.
+    """Batches of one split: `dict` of field name -> `(B, *shape)` tensor (strings: a list), `_label` and `_weight`.
 
     `split` may join several, as "train+val" does for a last fit. `shuffle=False` gives file order, for evaluation
     and prediction. `columns` reads a part of the fields.
@@ -86,6 +87,7 @@ class Feed:
     def epoch(self, epoch: int = 0, first_batch: int = 0) -> Generator[Batch]:
         """This rank's part of every global batch of an epoch, from `first_batch` on."""
         plan = self.plan(epoch)
+        schema_label = self.card.schema.label
         rows_of = Cache(plan.rows_of, 4 * (plan.lanes + self._num_workers))
 
         def read_batch(number: int) -> Batch:
@@ -99,6 +101,8 @@ class Feed:
             for name in self.columns:
                 parts = [self._row_groups.read(p.group, r, name) for p, r in zip(pieces, rows, strict=True)]
                 batch[name] = concatenate(parts)
+            if schema_label in batch:
+                batch[LABEL] = batch[schema_label]
             batch[WEIGHT] = torch.full((sum(map(len, rows)),), weight)
             return batch
 
