@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,15 +41,6 @@ OTHER_SETTINGS = {
     "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
 }
 
-LOCAL_SETTINGS = {
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.host": "127.0.0.1",
-    "spark.driver.memory": "2g",
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS.as_uri()}",
-}
-
 
 @contextmanager
 def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
@@ -65,17 +57,33 @@ def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
     if master is not None or not conf.contains("spark.master"):
         conf.setMaster(master or "local[*]")
     local = (conf.get("spark.master") or "").startswith("local")
-    for key, value in {**(LOCAL_SETTINGS if local else {}), **OTHER_SETTINGS}.items():
-        conf.setIfMissing(key, value)
-    conf.setAll(list(RESULT_SETTINGS.items())).setAppName(app_name)
-    spark = SparkSession.builder.config(conf=conf).getOrCreate()
-    gateway = spark.sparkContext._gateway
-    try:
-        yield spark
-    finally:
-        spark.stop()
-        if not submitted and gateway is not None:
-            _end_jvm(gateway)
+    with tempfile.TemporaryDirectory(prefix="penstock-spark-", ignore_cleanup_errors=True) as scratch:
+        for key, value in {**(_local_settings(scratch) if local else {}), **OTHER_SETTINGS}.items():
+            conf.setIfMissing(key, value)
+        conf.setAll(list(RESULT_SETTINGS.items())).setAppName(app_name)
+        spark = SparkSession.builder.config(conf=conf).getOrCreate()
+        gateway = spark.sparkContext._gateway
+        try:
+            yield spark
+        finally:
+            spark.stop()
+            if not submitted and gateway is not None:
+                _end_jvm(gateway)
+
+
+def _local_settings(scratch: str) -> dict[str, str]:
+    """Spark on one machine: nothing listens beyond it, nothing is logged, and temporary files go to `scratch`."""
+    java_options = [f"-Dlog4j2.configurationFile={LOG_SETTINGS.as_uri()}", f"-Djava.io.tmpdir={scratch}"]
+    return {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "2g",
+        "spark.driver.extraJavaOptions": " ".join(java_options),
+        "spark.local.dir": scratch,
+        "spark.sql.warehouse.dir": f"{scratch}/warehouse",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
 
 
 @contextmanager
