@@ -109,6 +109,7 @@ def work(arguments: argparse.Namespace, console: Console) -> Mapping[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = command.parser("bench convert", __doc__ or "", "python -m bench.convert --raw ../shared/data/mnist")
+    made.prog = "python -m bench.convert"
     made.add_argument("--raw", type=Path, required=True, help="the folder of MNIST's idx .gz files")
     made.add_argument("--repeats", type=int, default=3)
     arguments = made.parse_args(argv)

@@ -22,7 +22,12 @@ from pyspark.sql import functions as F
 from penstock import store
 from penstock.errors import RawDataError
 
-CSV_OPTIONS = {"mode": "PERMISSIVE", "ignoreLeadingWhiteSpace": "true", "ignoreTrailingWhiteSpace": "true"}
+CSV_OPTIONS = {
+    "mode": "PERMISSIVE",
+    "escape": '"',  # RFC 4180: a quote inside quotes is written twice
+    "ignoreLeadingWhiteSpace": "true",
+    "ignoreTrailingWhiteSpace": "true",
+}
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_BATCH = 2_000
 
@@ -73,7 +78,7 @@ def _csv_reason(columns: Mapping[str, str], nullable: Collection[str]) -> Column
     values = (
         f"transform(array(from_csv(_record, '{ddl}', map({options}))), text -> concat_ws('; ', {', '.join(wrong)}))[0]"
     )
-    fields = "size(split(_record, ','))"
+    fields = """size(split(regexp_replace(_record, '"[^"]*"', ''), ','))"""  # commas inside quotes part nothing
     miscounted = f"concat('expected {len(columns)} fields, found ', {fields})"
     return F.expr(f"CASE WHEN {fields} <> {len(columns)} THEN {miscounted} ELSE {values} END")
 

@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,9 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     etl.report(built, store.absolute(dataset), console)
 
     console.say(f"\nDataset version to a model: {config.model}, {config.epochs} epochs on {device}")
-    folder = _unfinished_or_new(out / "runs")
+    folder = _unfinished_or_new(
+        out / "runs", lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config)
+    )
     trained = training.train(recipe, dataset, folder, config, device, built.card.version, console)
     console.say()
     training.report(trained, console)
@@ -124,12 +126,12 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     return told
 
 
-def _unfinished_or_new(runs: Path) -> Path:
-    """The newest run if it was interrupted, so that it goes on; else the folder of the next one."""
-    numbers = sorted(int(path.name) for path in runs.glob("[0-9]*") if path.name.isdigit())
-    if numbers and not (runs / str(numbers[-1]) / "report.json").exists():
-        return runs / str(numbers[-1])
-    return runs / str(numbers[-1] + 1 if numbers else 1)
+def _unfinished_or_new(runs: Path, is_this_run: Callable[[Path], bool]) -> Path:
+    """The newest run if it was interrupted and is of this configuration, so that it goes on; else the next number."""
+    last = max((int(path.name) for path in runs.glob("[0-9]*") if path.name.isdigit()), default=0)
+    newest = runs / str(last)
+    unfinished = (newest / "config.json").exists() and not (newest / "report.json").exists()
+    return newest if unfinished and is_this_run(newest) else runs / str(last + 1)
 
 
 if __name__ == "__main__":

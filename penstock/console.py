@@ -21,14 +21,14 @@ PLAIN_LINE_EVERY_S = 30.0
 class Console:
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.rich = RichConsole(stderr=as_json, highlight=False, soft_wrap=True)
+        self.rich = RichConsole(stderr=as_json, markup=False, highlight=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
         return self.rich.is_terminal
 
     def say(self, text: str = "") -> None:
-        self.rich.print(text, markup=False)
+        self.rich.print(text)
 
     @contextmanager
     def step(self, name: str) -> Iterator[Update]:

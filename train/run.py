@@ -136,29 +136,37 @@ def train(
     return Trained(folder, report, reused=False)
 
 
+def differences(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> list[str]:
+    """What a run folder's configuration has other than this one; [] where the run could go on. Raises: RunError."""
+    there, now = _flat(read_config(folder)), _flat(_described(recipe, data_url, card, config))
+    return [
+        f"{name}: {_short(there.get(name))} there, {_short(value)} now"
+        for name, value in now.items()
+        if value != there.get(name)
+    ]
+
+
 def _same_run_or_new(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> None:
-    """Writes config.json and card.json into a new run folder; compares them with those of an old one."""
-    described = {
+    """Writes config.json and card.json into a new run folder; compares with those of an old one."""
+    if (folder / "config.json").exists():
+        if differs := differences(folder, recipe, data_url, card, config):
+            raise RunError(f"{folder}: holds another run ({'; '.join(differs)}); choose another --out")
+        return
+    versions = {"penstock": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    described = {**_described(recipe, data_url, card, config), "versions": versions, "host": platform.node()}
+    store.replace(folder / "card.json", cards.to_json(card).encode())
+    store.replace(folder / "config.json", _json(described))
+
+
+def _described(recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> dict[str, Any]:
+    """What makes two runs the same run, as it survives JSON."""
+    return {
         "recipe": recipe.reference,
         "dataset": data_url,
         "dataset_version": card.version,
         "contract": card.contract,
         "config": json.loads(json.dumps(config.to_json())),
     }
-    path = folder / "config.json"
-    if not path.exists():
-        versions = {"penstock": __version__, "torch": torch.__version__, "python": platform.python_version()}
-        store.replace(folder / "card.json", cards.to_json(card).encode())
-        store.replace(path, _json({**described, "versions": versions, "host": platform.node()}))
-        return
-    there, now = _flat(read_config(folder)), _flat(described)
-    differs = [
-        f"{name}: {_short(there.get(name))} there, {_short(value)} now"
-        for name, value in now.items()
-        if value != there.get(name)
-    ]
-    if differs:
-        raise RunError(f"{folder}: holds another run ({'; '.join(differs)}); choose another --out")
 
 
 def _flat(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands of README, as a user runs them: raw files to predictions, killed in the middle, in folders of their own."""
+"""The commands of README as a user runs them: raw files to predictions, killed in the middle, from any folder."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def killed_etl(digits_csv: Path, out: Path, times: int, seed: int) -> None:
     command = [PENSTOCK, "etl", "digits", "--raw", str(digits_csv), "--out", str(out), "--json"]
     started = time.monotonic()
     whole = json.loads(
-        subprocess.run(command[:-2] + [f"{out}-whole", "--json"], check=True, capture_output=True).stdout
+        subprocess.run([*command[:-2], f"{out}-whole", "--json"], check=True, capture_output=True).stdout
     )
     took, rng = time.monotonic() - started, random.Random(seed)
     for _ in range(times):
@@ -139,7 +139,7 @@ def test_mnist_holds_what_its_authors_say(mnist_raw: Path, tmp_path: Path) -> No
 def blocks(document: str) -> dict[str, str]:
     """File name -> text, of the code blocks of a document that begin with a comment naming their file."""
     text = (ROOT / "docs" / document).read_text()
-    return {name: body for name, body in re.findall(r"```\w+\n# (\S+)\n(.*?)```", text, flags=re.DOTALL)}
+    return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", text, flags=re.DOTALL))
 
 
 def test_the_guide_to_a_recipe_of_ones_own_works_word_for_word(tmp_path: Path) -> None:
