@@ -93,7 +93,10 @@ def _audit(
             raw = content[start : start + chunk.total_compressed_size]
             column = table[field.name]
             if column.null_count:
-                raise DatasetError(f"{where}: {column.null_count} nulls in column {field.name!r}, expected none")
+                raise DatasetError(
+                    f"{where}: {column.null_count} nulls in column {field.name!r}, expected none; "
+                    f"the recipe's clean() must fill them, or a rule refuse the rows"
+                )
             if field.is_tensor:
                 values = tensors.view(column.combine_chunks(), field, where)
                 if field.name in sums:

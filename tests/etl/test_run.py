@@ -28,6 +28,8 @@ from penstock.recipe import find
 from penstock.verify import verify
 from tests.etl.conftest import RECIPE, Run, leftovers, write_recipe
 
+KNOWN_BUG = pytest.mark.xfail(strict=True, reason="not yet so")
+
 
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -339,3 +341,101 @@ def test_an_error_is_one_sentence_and_json(tmp_path: Path, capfd: pytest.Capture
     assert "error: raw data: nothing at" in output.err
     assert "Traceback" not in output.err
     assert "nothing at" in json.loads(output.out.splitlines()[-1])["error"]
+
+
+# What a recipe or a user does wrong
+
+
+@pytest.mark.parametrize(
+    ("clean", "message"),
+    [
+        (
+            "return df.where('age > 0')",
+            r"2 raw rows, but 1 clean .* the recipe's clean\(\) does not give one row for each",
+        ),
+        ("return df.union(df)", r"2 raw rows, but 4 clean .* does not give one row for each"),
+        (
+            "return df.selectExpr('name', 'nullif(age, 0) age', 'city')",
+            r"1 nulls in column 'age', expected none; the re",
+        ),
+    ],
+)
+def test_a_clean_that_loses_rows_or_values_publishes_no_version(
+    run: Run, tmp_path: Path, clean: str, message: str
+) -> None:
+    wrong = write_recipe(tmp_path / "wrong", RECIPE.replace("MAX", "0.9").replace("return df", clean))
+    with pytest.raises(DatasetError, match=message):
+        run(write(tmp_path / "raw" / "p.csv", "a,0,Rom\nb,1,Rom\n"), tmp_path / "out", recipe=wrong)
+    assert not [name for name in leftovers(tmp_path / "out") if not name.startswith("clean/")]
+
+
+def test_all_rows_may_be_refused_where_the_recipe_allows_it(run: Run, tmp_path: Path) -> None:
+    lenient = write_recipe(tmp_path / "lenient", RECIPE.replace("MAX", "1.0"))
+    built = run(write(tmp_path / "raw" / "p.csv", "a,x,Rom\n"), tmp_path / "out", recipe=lenient)
+    assert built.card.counts == {"raw": 1, "quarantined": 1, "clean": 0, "duplicates": 0, "built": 0}
+    assert verify(str(tmp_path / "out"), Console())[1] == []
+    assert run(tmp_path / "raw", tmp_path / "out", recipe=lenient).reused
+
+
+@KNOWN_BUG
+def test_a_folder_may_have_any_name(run: Run, tmp_path: Path) -> None:
+    raw = write(tmp_path / "r[a]w {1,2}*?#%41+" / "p.csv", "a,1,Rom\nb,x,Rom\n")
+    built = run(raw, tmp_path / "o[u]t {1,2}")
+    assert built.clean.counts == {"raw": 2, "clean": 1, "quarantined": 1}
+    assert verify(str(tmp_path / "o[u]t {1,2}"), Console())[1] == []
+
+
+@KNOWN_BUG
+def test_a_dataset_is_not_made_inside_its_raw_data(run: Run, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
+    with pytest.raises(StorageError, match="lies in the raw data's folder, and would be raw data to the next run"):
+        run(raw, raw / "out")
+    assert leftovers(raw) == ["p.csv"]
+
+
+@KNOWN_BUG
+def test_raw_data_that_changes_while_it_is_read_is_refused(run: Run, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
+    text = RECIPE.replace("MAX", "0.9")
+    appends = write_recipe(
+        tmp_path / "appends",
+        text.replace("    return csv", f"    open('{raw}/p.csv', 'a').write('b,2,Rom\\n')\n    return csv"),
+    )
+    with pytest.raises(RawDataError, match=r"raw data: .*raw changed while it was read; run again"):
+        run(raw, tmp_path / "out", recipe=appends)
+    assert leftovers(tmp_path / "out") == []
+
+
+@KNOWN_BUG
+def test_transforms_of_other_fields_are_refused(run: Run, built_digits: Path, tmp_path: Path) -> None:
+    raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
+    with pytest.raises(
+        RecipeError, match=r"--frozen: version .* is of recipe 'digits' and has other fields than recipe"
+    ):
+        run(raw, tmp_path / "out", frozen=cards.load(str(built_digits)))
+
+
+@KNOWN_BUG
+def test_no_key_is_in_two_splits(run: Run, tmp_path: Path) -> None:
+    text = RECIPE.replace("MAX", "0.9").replace('"test": 0.2}', '"test": 0.2}, source="said"')
+    sourced = write_recipe(
+        tmp_path / "sourced",
+        text.replace("return df", "return df.selectExpr('*', \"if(city = 'Bern', 'test', null) said\")"),
+    )
+    names = [f"n{i}" for i in range(20)]
+    raw = write(tmp_path / "raw" / "p.csv", "".join(f"{name},1,Rom\n{name},1,Bern\n" for name in names))
+    with pytest.raises(
+        RecipeError, match=r"the rows of key 'n\d+' are in the splits .*; column 'said' must name one spl"
+    ):
+        run(raw, tmp_path / "out", recipe=sourced)
+
+
+@KNOWN_BUG
+def test_a_rule_that_cannot_be_computed_is_named(run: Run, tmp_path: Path) -> None:
+    text = RECIPE.replace("MAX", "0.9").replace("age between 0 and 150", "100 / age > 1")
+    wrong = write_recipe(tmp_path / "wrong", text)
+    with pytest.raises(
+        RecipeError, match=r"the recipe's expression '100 / age.*' fails on this data: Division by zero"
+    ):
+        run(write(tmp_path / "raw" / "p.csv", "a,0,Rom\n"), tmp_path / "out", recipe=wrong)
+    assert leftovers(tmp_path / "out") == []
