@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# The machine's own certificates: companies have theirs.
+UV := $(BIN)/uv --system-certs pip
 .DEFAULT_GOAL := help
 .PHONY: help demo test soak lint types bench lock clean
 
@@ -32,11 +34,11 @@ bench: $(VENV)/.dev  ## the figures of README (RAW=<folder of MNIST's idx files>
 
 lock: $(VENV)/.uv  ## write requirements/*.lock anew from pyproject.toml
 	@for place in dev demo etl train; do \
-	    $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	    $(UV) compile --quiet --universal --generate-hashes --no-emit-index-url \
 	        --custom-compile-command 'make lock' pyproject.toml --extra $$place \
 	        $$([ $$place = dev ] || echo -c requirements/dev.lock) -o requirements/$$place.lock || exit 1; \
 	done
-	@echo 'uv==0.13.9' | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	@echo 'uv==0.13.9' | $(UV) compile --quiet --universal --generate-hashes --no-emit-index-url \
 	    --custom-compile-command 'make lock' - -o requirements/uv.lock
 
 clean:  ## remove what the commands above made
@@ -54,6 +56,6 @@ $(VENV)/.uv: requirements/uv.lock
 
 # The lock files are complete: --no-deps keeps petastorm's outdated caps from being asked.
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: requirements/%.lock pyproject.toml | $(VENV)/.uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
+	@$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@

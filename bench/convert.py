@@ -45,7 +45,19 @@ def environment(name: str) -> Path:
         subprocess.run([sys.executable, "-m", "venv", home], check=True)
         lock = PEERS / name / "requirements.lock"
         uv = Path(sys.executable).with_name("uv")
-        install = [uv, "pip", "install", "--quiet", "--python", python, "--no-deps", "--require-hashes", "-r", lock]
+        install = [
+            uv,
+            "--system-certs",
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            python,
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            lock,
+        ]
         subprocess.run(list(map(str, install)), check=True)
         (home / ".made").touch()
     return python
