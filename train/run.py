@@ -229,14 +229,14 @@ def report(trained: Trained, console: Console) -> None:
     told = trained.report
     figures = ", ".join(f"{name} {value:.4f}" for name, value in told["test"].items())
     if trained.reused:
-        console.say(f"This run was finished before: {store.shown(str(trained.folder))}")
+        console.say(f"This run was finished before: {store.shown(store.absolute(str(trained.folder)))}")
     if figures:
         console.say(f"Test {figures} on {told['test_rows']:,} rows")
     console.say(
         f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, "
         f"{told['seconds_per_epoch']:.1f} s per epoch on {told['device']}"
     )
-    console.say(f"Run: {store.shown(str(trained.folder))}")
+    console.say(f"Run: {store.shown(store.absolute(str(trained.folder)))}")
 
 
 def parser() -> argparse.ArgumentParser:
