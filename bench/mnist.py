@@ -71,14 +71,15 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
         [
             name,
             f"{mean[name]:.4f} ± {std[name]:.4f}",
-            " ".join(f"{accuracy:.4f}" for accuracy in accuracies[name]),
             f"{times['seconds_per_epoch'][name]:.1f}",
             f"{times['data_stall'][name]:.1%}",
             f"{times['rows_per_s'][name]:,.0f}",
         ]
         for name in names
     ]
-    console.table(rows, ["model", "test accuracy", "each seed", "s/epoch", "data stall", "rows/s"])
+    console.table(rows, ["model", "test accuracy", "s/epoch", "data stall", "rows/s"])
+    for name in names:
+        console.say(f"  {name}, each seed: {' '.join(f'{accuracy:.4f}' for accuracy in accuracies[name])}")
     return {
         **{f"{name}_accuracy": mean[name] for name in names},
         **{f"{name}_accuracy_std": std[name] for name in names},

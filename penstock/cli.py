@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    # Before torch is imported: its idle threads would spin, and take the feed's cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name = arguments[0] if arguments else "--help"
     match name:
         case "etl":
