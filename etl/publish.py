@@ -11,17 +11,23 @@ from etl.split import Layout
 from penstock import store
 from penstock.audit import FileAudit, audit_file
 from penstock.errors import RecipeError
-from penstock.schema import Schema
+from penstock.schema import Field, Schema
 
 SPARK_TYPES = {"bool": "boolean", "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint"}
-SPARK_TYPES |= {"float32": "float", "float64": "double", "string": "string"}
+SPARK_TYPES |= {"float32": "float", "float64": "double", "string": "string", "bytes": "binary"}
 ONE_PAGE_BYTES = 1 << 30
+
+
+def spark_type(field: Field) -> str:
+    if field.is_list:
+        return f"array<{SPARK_TYPES[field.dtype]}>"
+    return "binary" if field.shape else SPARK_TYPES[field.dtype]
 
 
 def conform(df: DataFrame, schema: Schema) -> DataFrame:
     """The schema's columns and `split`, in order. Raises: RecipeError where the recipe's rows have others."""
     found = {field.name: field.dataType.simpleString() for field in df.schema.fields}
-    expected = {f.name: "binary" if f.is_tensor else SPARK_TYPES[f.dtype] for f in schema.fields}
+    expected = {field.name: spark_type(field) for field in schema.fields}
     differs = [
         f"{name} must be {kind}, is {found.get(name, 'missing')}"
         for name, kind in expected.items()
@@ -41,10 +47,11 @@ def write(df: DataFrame, schema: Schema, layout: Layout, data_url: str) -> None:
         "parquet.page.row.count.limit": str(2**31 - 1),
     }
     for field in schema.fields:
+        column = f"{field.name}.list.element" if field.is_list else field.name
         if field.dtype != "string" or field.name == schema.key:
-            options[f"parquet.enable.dictionary#{field.name}"] = "false"
-        if field.is_tensor:  # else footers hold whole images as minimum and maximum
-            options[f"parquet.column.statistics.enabled#{field.name}"] = "false"
+            options[f"parquet.enable.dictionary#{column}"] = "false"
+        if spark_type(field) == "binary":  # else footers hold whole images as minimum and maximum
+            options[f"parquet.column.statistics.enabled#{column}"] = "false"
     df.select(*schema.names, "split").write.options(**options).partitionBy("split").parquet(data_url)
 
 

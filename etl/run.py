@@ -33,7 +33,7 @@ from penstock.errors import DatasetError, RawDataError
 from penstock.recipe import DatasetRecipe, Recipe, find
 from penstock.store import RawFile
 
-REVISION = 1  # of this stage's code: raised when the same raw data would give other rows
+REVISION = 2  # of this stage's code: raised when the same raw data would give other rows
 WORST_RULES_SHOWN = 5
 
 AnyCard = TypeVar("AnyCard", Card, CleanCard)
@@ -160,8 +160,8 @@ def build_stage(
     with _removed_on_failure(data_url):
         rows = split.assign(publish.conform(spark.read.parquet(clean_url), schema), schema, recipe.split)
         with console.step("count the splits") as update, progress(spark, update):
-            num_rows = split.count(rows, recipe.split)
-        layout = split.plan(num_rows, schema.row_bytes, recipe.row_group_bytes)
+            num_rows, row_bytes = split.count(rows, schema, recipe.split)
+        layout = split.plan(num_rows, row_bytes, recipe.row_group_bytes)
         placed = split.number_duplicates(split.place(rows, layout), schema)
         counted = Observation()
         observed = placed.observe(

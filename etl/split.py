@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from penstock.errors import RecipeError
@@ -48,15 +48,33 @@ def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
     return df.withColumn("split", F.coalesce(F.col(split.source), by_hash) if split.source else by_hash)
 
 
-def count(assigned: DataFrame, split: Split) -> dict[str, int]:
-    """The rows of each split: the recipe's in its order, 0 included, then those that only the source names.
+def count(assigned: DataFrame, schema: Schema, split: Split) -> tuple[dict[str, int], int]:
+    """The rows of each split, and the mean bytes of a row.
+
+    The splits are the recipe's in its order, 0 rows included, then those that only the source names.
 
     Raises: RecipeError for a name that cannot be that of a folder.
     """
-    found = {row["split"]: row["count"] for row in assigned.groupBy("split").count().collect()}
+    totals = F.count(F.lit(1)).alias("rows"), F.sum(row_bytes(schema)).alias("bytes")
+    counted = assigned.groupBy("split").agg(*totals).collect()
+    found = {row["split"]: row["rows"] for row in counted}
     if wrong := [name for name in found if not re.fullmatch(r"[A-Za-z0-9_-]+", name)]:
         raise RecipeError(f"split: {wrong[0]!r} cannot name a split; use letters, digits, '_' and '-'")
-    return {name: found.get(name, 0) for name in [*split.shares, *sorted(set(found) - set(split.shares))]}
+    names = [*split.shares, *sorted(set(found) - set(split.shares))]
+    mean = sum(row["bytes"] for row in counted) / max(1, sum(found.values()))
+    return {name: found.get(name, 0) for name in names}, max(1, round(mean))
+
+
+def row_bytes(schema: Schema) -> Column:
+    """The bytes of a row's values: what has no fixed width is measured, each value as it is."""
+    fixed = sum(field.num_bytes for field in schema.fields if not field.is_varying)
+    total = F.lit(fixed).cast("long")
+    for field in schema.fields:
+        if field.is_list:
+            total += F.coalesce(F.size(field.name), F.lit(0)) * field.numpy_dtype.itemsize
+        elif field.is_varying:
+            total += F.coalesce(F.octet_length(field.name), F.lit(0))
+    return total
 
 
 def plan(num_rows: Mapping[str, int], row_bytes: int, row_group_bytes: int) -> Layout:

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock import manifest, store, tensors
+from penstock import encoded, manifest, store, tensors
 from penstock.digest import rows_digest
 from penstock.errors import DatasetError, PenstockError
 from penstock.pages import values_offset
-from penstock.schema import Schema
+from penstock.schema import Field, Schema
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ class FileAudit:
 def audit_file(data_url: str, file: str, split: str, schema: Schema, sums_of: Sequence[str] = ()) -> FileAudit:
     """Reads one file whole; sums up the integer tensors named in `sums_of`.
 
-    Raises: DatasetError where the file cannot be read or holds other columns, types, widths or nulls."""
+    Raises: DatasetError where the file cannot be read, holds other columns, types, widths or nulls, or encoded
+    values whose headers say something else than the schema.
+    """
     where = store.shown(store.inside(data_url, file))
     try:
         content = store.read_bytes(store.inside(data_url, file))
@@ -86,17 +88,15 @@ def _audit(
         places = {}
         for c in range(group.num_columns):
             chunk = group.column(c)
-            field = schema[chunk.path_in_schema]
+            field = schema[chunk.path_in_schema.split(".")[0]]  # a list's leaf is `<field>.list.element`
             start = chunk.data_page_offset
             if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
                 start = min(start, chunk.dictionary_page_offset)
             raw = content[start : start + chunk.total_compressed_size]
             column = table[field.name]
-            if column.null_count:
-                raise DatasetError(
-                    f"{where}: {column.null_count} nulls in column {field.name!r}, expected none; "
-                    f"the recipe's clean() must fill them, or a rule refuse the rows"
-                )
+            _check_nulls(column, field, where)
+            if field.is_encoded:
+                _check_encoded(column, field, f"{where}, row group {g}")
             if field.is_tensor:
                 values = tensors.view(column.combine_chunks(), field, where)
                 if field.name in sums:
@@ -125,11 +125,33 @@ def _audit(
     return FileAudit(table, num_rows, digest % 2**64, sums)
 
 
+def _check_nulls(column: pa.ChunkedArray, field: Field, where: str) -> None:
+    inside = sum(chunk.flatten().null_count for chunk in column.chunks) if field.is_list else 0
+    if column.null_count or inside:
+        place = f"column {field.name!r}" if column.null_count else f"the lists of column {field.name!r}"
+        raise DatasetError(
+            f"{where}: {column.null_count or inside} nulls in {place}, expected none; "
+            f"the recipe's clean() must fill them, or a rule refuse the rows"
+        )
+
+
+def _check_encoded(column: pa.ChunkedArray, field: Field, where: str) -> None:
+    for row, value in enumerate(column.to_pylist()):
+        try:
+            encoded.check(value, field)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{where}, row {row}: {error}; the recipe's clean() must mend such values, or a rule refuse the rows"
+            ) from error
+
+
 def _check_columns(found: pa.Schema, schema: Schema, where: str) -> None:
     expected = {field.name: field.arrow_type for field in schema.fields}
+    # Whether a file allows nulls does not matter, only whether it has any: neither of columns nor of elements.
+    types = [pa.list_(t.value_type) if pa.types.is_list(t) else t for t in found.types]
     differs = [
         f"{name}: expected {expected.get(name, 'no such column')}, found {there.get(name, 'none')}"
-        for there in [dict(zip(found.names, found.types, strict=True))]
+        for there in [dict(zip(found.names, types, strict=True))]
         for name in dict.fromkeys([*expected, *there])
         if expected.get(name) != there.get(name)
     ]

@@ -94,7 +94,7 @@ class Card:
     @property
     def contract(self) -> str:
         """The digest of what a model asks of data: the fields it reads and the transforms, not the version."""
-        inputs = [asdict(f) for f in self.schema.without_label().fields]
+        inputs = self.schema.without_label().to_json()["fields"]
         return json_digest({"fields": inputs, "key": self.schema.key, "transforms": dict(self.transforms)})
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 from penstock.schema import Schema
 
 U64 = npt.NDArray[np.uint64]
+WORD_BYTES = 8
 
 
 def json_digest(value: Mapping[str, Any] | Sequence[Any], length: int = 16) -> str:
@@ -65,9 +66,10 @@ def splitmix64(x: U64) -> U64:
 def rows_digest(rows: pa.Table, schema: Schema) -> int:
     """The sum over all rows, mod 2**64, of a mixed 64-bit hash of the row's values; 0 for no rows.
 
-    A value is its bytes (tensors as stored, strings as UTF-8, scalars little endian, a bool one byte), padded
-    with zeros to 8-byte words w_0, w_1, …; with S = `splitmix64` and n the number of bytes, its hash is
-    n S(0) + Σ w_j S(j + 1). A row's hash is S(Σ_c S(hash of field c + S(c))), c counting the schema's fields from 0.
+    A value is its bytes (tensors, encoded values and bytes as stored, strings as UTF-8, scalars and the elements of
+    a list little endian, a bool one byte), padded with zeros to 8-byte words w_0, w_1, …; with S = `splitmix64`
+    and n the number of bytes, its hash is n S(0) + Σ w_j S(j + 1). A row's hash is S(Σ_c S(hash of field c + S(c))),
+    c counting the schema's fields from 0.
     """
     total = np.zeros(rows.num_rows, np.uint64)
     for c, field in enumerate(schema.fields):
@@ -85,32 +87,49 @@ def combine(digests: Iterable[int]) -> str:
 def _value_hashes(values: pa.Array) -> U64:
     """(n,) hashes of the values of one Arrow array without nulls."""
     n = len(values)
-    if pa.types.is_binary(values.type) or pa.types.is_string(values.type):
+    if pa.types.is_list(values.type) or pa.types.is_binary(values.type) or pa.types.is_string(values.type):
         offsets = np.frombuffer(values.buffers()[1], np.int32, n + 1, values.offset * 4).astype(np.int64)
-        data = np.frombuffer(values.buffers()[2] or b"", np.uint8)
-        lengths = np.diff(offsets)
-        if n and (lengths == lengths[0]).all():
-            raw = data[offsets[0] : offsets[-1]].reshape(n, lengths[0])
-            return _fixed_hashes(raw)
-        hashes = np.empty(n, np.uint64)
-        for length in np.unique(lengths):  # values of one length are a matrix: no Python per row
-            rows = np.flatnonzero(lengths == length)
-            hashes[rows] = _fixed_hashes(data[offsets[rows][:, None] + np.arange(length)])
-        return hashes
+        data = np.frombuffer(values.buffers()[-1] or b"", np.uint8)
+        if pa.types.is_list(values.type):
+            width = values.type.value_type.bit_width // 8
+            offsets = (offsets + values.values.offset) * width
+        return _varying_hashes(data[offsets[0] : offsets[-1]], offsets - offsets[0])
     numbers = values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values
     column = np.ascontiguousarray(numbers.to_numpy(zero_copy_only=False))
     return _fixed_hashes(column.view(np.uint8).reshape(n, column.itemsize))
 
 
+def _varying_hashes(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> U64:
+    """(n,) hashes of the values `data[offsets[i]:offsets[i + 1]]`."""
+    n, lengths = len(offsets) - 1, np.diff(offsets)
+    if n and (lengths == lengths[0]).all():
+        return _fixed_hashes(data.reshape(n, lengths[0]))
+    # Eight bytes from any place on, read at once: with zeros behind the last value each place has that many.
+    padded = np.concatenate([data, np.zeros(WORD_BYTES, np.uint8)])
+    word_at = np.ndarray((len(data) + 1,), "<u8", padded.data, strides=(1,))
+    hashes = np.empty(n, np.uint64)
+    for length in np.unique(lengths):  # values of one length are a matrix: no Python per row
+        rows = np.flatnonzero(lengths == length)
+        words = word_at[offsets[rows][:, None] + np.arange(0, length, WORD_BYTES)]  # (rows, words)
+        if rest := length % WORD_BYTES:
+            words[:, -1] &= np.uint64((1 << 8 * rest) - 1)
+        hashes[rows] = _word_hashes(words, length)
+    return hashes
+
+
 def _fixed_hashes(raw: npt.NDArray[np.uint8]) -> U64:
     """(n, length) bytes -> (n,) hashes."""
     n, length = raw.shape
-    num_words = -(-length // 8)
-    if length % 8:
-        padded = np.zeros((n, num_words * 8), np.uint8)
+    if length % WORD_BYTES:
+        padded = np.zeros((n, -(-length // WORD_BYTES) * WORD_BYTES), np.uint8)
         padded[:, :length] = raw
         raw = padded
-    words = np.ascontiguousarray(raw).view("<u8")  # (n, num_words)
+    return _word_hashes(np.ascontiguousarray(raw).view("<u8"), length)
+
+
+def _word_hashes(words: U64, length: int) -> U64:
+    """(n, words) of values of `length` bytes -> (n,) hashes."""
+    n, num_words = words.shape
     weights = splitmix64(np.arange(num_words + 1, dtype=np.uint64))
     hashes: U64 = words @ weights[1:] + np.full(n, length, np.uint64) * weights[0]
     return hashes

@@ -18,7 +18,7 @@ def stride(field: Field) -> int | None:
     """Bytes from one value to the next in a PLAIN page; None where values have no fixed width there."""
     if field.is_tensor:
         return LENGTH_BYTES + field.num_bytes
-    return PARQUET_BYTES.get(field.dtype)  # bools are bits, strings vary
+    return None if field.shape else PARQUET_BYTES.get(field.dtype)  # bools are bits; strings, lists, pictures vary
 
 
 def values_offset(chunk: memoryview, field: Field, num_rows: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import settings
+from PIL import Image
 
 from penstock import tensors
 from penstock.schema import Field, Schema
@@ -33,6 +35,15 @@ def rows(first: int, count: int) -> pa.Table:
     columns = [pa.array([f"r{i}" for i in numbers]), tensors.pack(x, SCHEMA["x"])]
     columns += [pa.array(numbers, pa.int32()), pa.array(numbers % 10, pa.int64())]
     return pa.table(columns, schema=pa.schema([pa.field(f.name, f.arrow_type, False) for f in SCHEMA.fields]))
+
+
+def png(height: int, width: int, mode: str = "RGB") -> bytes:
+    """A picture whose pixels follow from their places."""
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.arange(height * width * channels).astype(np.uint8)
+    file = io.BytesIO()
+    Image.frombytes(mode, (width, height), pixels.tobytes()).save(file, "PNG")
+    return file.getvalue()
 
 
 def write(path: Path, table: pa.Table, rows_per_group: int = 1_000_000, **options: Any) -> Path:

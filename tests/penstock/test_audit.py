@@ -20,7 +20,7 @@ from penstock.audit import FileAudit, audit_file
 from penstock.digest import rows_digest
 from penstock.errors import DatasetError, StorageError
 from penstock.schema import Field, Schema
-from tests.penstock.conftest import SCHEMA, rows, write
+from tests.penstock.conftest import SCHEMA, png, rows, write
 
 SMALL = rows(0, 30)
 
@@ -114,6 +114,69 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, table: pa.Table, mes
     path = write(tmp_path / "f.parquet", table)
     with pytest.raises(DatasetError, match=rf"{path}: .*{message}"):
         audit(path)
+
+
+VARYING = Schema(
+    (
+        Field("id", "int64"),
+        Field("tokens", "int32", (None,)),
+        Field("photo", "uint8", (None, 2, 3), "png"),
+        Field("payload", "bytes"),
+    ),
+    key="id",
+)
+
+
+def varying(tokens: list[Any], element: pa.Field | None = None, photo: bytes | None = None) -> pa.Table:
+    n = len(tokens)
+    lists = pa.array(tokens, pa.list_(element or pa.int32()))
+    columns = [pa.array(range(n)), lists, [*[png(4, 2)] * (n - 1), photo or png(3, 2)], [b"any\0"] * n]
+    return pa.table(columns, names=VARYING.names)
+
+
+def test_values_that_vary_have_a_place_each(tmp_path: Path) -> None:
+    table = varying([[1, 2, 3], [], [4]])
+    path = write(tmp_path / "f.parquet", table, rows_per_group=2)
+    content, found = path.read_bytes(), audit(path, VARYING)
+    assert found.digest == rows_digest(table, VARYING)
+    for g, group in enumerate(found.row_groups.to_pylist()):
+        chunks = [pq.read_metadata(path).row_group(g).column(i) for i in range(4)]
+        assert [chunk.path_in_schema for chunk in chunks] == ["id", "tokens.list.element", "photo", "payload"]
+        for chunk, (name, place) in zip(chunks, group["columns"].items(), strict=True):
+            assert place["offset"] == chunk.data_page_offset
+            assert place["num_bytes"] == chunk.total_compressed_size
+            assert place["crc32"] == zlib.crc32(content[place["offset"] : place["offset"] + place["num_bytes"]])
+            assert (place["values"] is None) == (name != "id")
+
+
+def test_elements_that_may_not_be_null_are_as_good(tmp_path: Path) -> None:
+    table = varying([[1, 2, 3], [], [4]], pa.field("element", pa.int32(), nullable=False))
+    assert audit(write(tmp_path / "f.parquet", table), VARYING).digest == rows_digest(
+        varying([[1, 2, 3], [], [4]]), VARYING
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (varying([[1], [2, None, None]]), "2 nulls in the lists of column 'tokens', expected none; the recipe's clean"),
+        (varying([[1], None]), "1 nulls in column 'tokens', expected none"),
+        (varying([[1]], pa.int64()), r"tokens: expected list<item: int32>, found list<item: int64>"),
+        (
+            varying([[1], [2]], photo=png(4, 5)),
+            "row group 0, row 1: column 'photo': expected png of uint8 any x 2 x 3, found uint8 4 x 5 x 3; the rec",
+        ),
+        (
+            varying([[1], [2]], photo=b"<html>404</html>"),
+            "row 1: column 'photo': expected png, found 16 bytes that begin with b'<html>40'",
+        ),
+    ],
+    ids=["null in a list", "no list", "type", "size", "no picture"],
+)
+def test_values_that_vary_are_checked(tmp_path: Path, table: pa.Table, message: str) -> None:
+    path = write(tmp_path / "f.parquet", table)
+    with pytest.raises(DatasetError, match=rf"{path}[:,] .*{message}"):
+        audit(path, VARYING)
 
 
 def test_the_order_of_columns_is_free(tmp_path: Path) -> None:

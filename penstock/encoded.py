@@ -1,0 +1,133 @@
+"""Images and sounds that are stored encoded: what a value's header says, and what it decodes to.
+
+`check` needs no image decoder, so that ETL can look at every value; `decode` takes Pillow for images.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import wave
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.errors import DatasetError
+from penstock.schema import Field
+
+T = TypeVar("T")
+Header = tuple[str, tuple[int, ...]]  # dtype and shape of what a value decodes to, channels always included
+
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3, a palette, is of RGB colours
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # markers of a frame's header
+JPEG_SCAN = 0xFFDA
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
+WAV_TYPES = {1: "uint8", 2: "int16", 4: "int32"}  # by bytes of a sample
+
+
+def check(value: bytes, field: Field) -> None:
+    """Compares a value's header with its field.
+
+    Raises: DatasetError where it is no such image or sound, ends too early, or is of another dtype or shape.
+    """
+    _compare(_parse(HEADERS, value, field), field)
+
+
+def decode(value: bytes, field: Field) -> npt.NDArray[Any]:
+    """The array of the field's dtype and shape that a value holds; read-only. Sizes of None are the value's own.
+
+    A palette gives its colours; the rotation that EXIF asks for and a PNG's transparent colour are not applied.
+
+    Raises: DatasetError where a value is damaged, or of another dtype or shape.
+    """
+    if field.encoding == "wav":
+        samples: npt.NDArray[Any] = _parse({"wav": _wav}, value, field)
+        _compare((samples.dtype.name, samples.shape), field)
+        return samples.reshape(samples.shape[: len(field.shape)])
+    from PIL import Image  # here, as ETL has no Pillow and needs none
+
+    header = _parse(HEADERS, value, field)
+    _compare(header, field)
+    mode, shape = MODES[header[1][-1]], header[1][: len(field.shape)]
+    try:
+        with Image.open(io.BytesIO(value), formats=[str(field.encoding)]) as image:
+            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"column {field.name!r}: damaged {field.encoding} ({error})") from error
+    return pixels.reshape(shape)
+
+
+def _parse(parsers: Mapping[str, Callable[[bytes], T]], value: bytes, field: Field) -> T:
+    assert field.encoding is not None
+    try:
+        return parsers[field.encoding](value)
+    except (ValueError, struct.error, EOFError, RuntimeError, wave.Error) as error:  # the last three: of `wave`
+        found = f"{len(value):,} bytes that begin with {value[:8]!r}"
+        raise DatasetError(f"column {field.name!r}: expected {field.encoding}, found {found} ({error})") from error
+
+
+def _compare(found: Header, field: Field) -> None:
+    dtype, shape = found
+    expected = field.shape if len(field.shape) == len(shape) else (*field.shape, 1)
+    if dtype != field.dtype or any(e not in (None, f) for e, f in zip(expected, shape, strict=True)):
+        raise DatasetError(
+            f"column {field.name!r}: expected {field.encoding} of {field.dtype} {_text(expected)}, "
+            f"found {dtype} {_text(shape)}"
+        )
+
+
+def _text(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if size is None else str(size) for size in shape)
+
+
+def _png(value: bytes) -> Header:
+    """Source: W3C, "Portable Network Graphics (PNG) Specification", 5.2 and 11.2.2 IHDR."""
+    if not value.startswith(PNG_START) or value[12:16] != b"IHDR":
+        raise ValueError("no PNG header")
+    if PNG_END not in value:
+        raise ValueError("it ends too early: IEND is missing")
+    width, height, depth, colour = struct.unpack_from(">IIBB", value, 16)
+    if colour not in PNG_CHANNELS:
+        raise ValueError(f"unknown colour type {colour}")
+    return "uint16" if depth == 16 else "uint8", (height, width, PNG_CHANNELS[colour])
+
+
+def _jpeg(value: bytes) -> Header:
+    """Source: ITU-T T.81, B.1.1 (markers) and B.2.2 (frame header)."""
+    if not value.startswith(JPEG_START):
+        raise ValueError("no JPEG header")
+    if JPEG_END not in value:
+        raise ValueError("it ends too early: EOI is missing")
+    at = len(JPEG_START)
+    while True:
+        marker, length = struct.unpack_from(">HH", value, at)
+        if marker in JPEG_FRAMES:
+            depth, height, width, channels = struct.unpack_from(">BHHB", value, at + 4)
+            return "uint8" if depth == 8 else "uint16", (height, width, channels)
+        if marker < 0xFF00 or marker == JPEG_SCAN:
+            raise ValueError("no frame header")
+        at += 1 if marker == 0xFFFF else 2 + length  # bytes of 0xFF may stand before a marker
+
+
+def _wav(value: bytes) -> npt.NDArray[Any]:
+    """(frames, channels) samples of a PCM sound."""
+    with wave.open(io.BytesIO(value)) as sound:
+        channels, width, frames = sound.getnchannels(), sound.getsampwidth(), sound.getnframes()
+        samples = sound.readframes(frames)
+    if width not in WAV_TYPES:
+        raise ValueError(f"samples of {8 * width} bits; 8, 16 and 32 can be decoded")
+    if len(samples) != frames * channels * width:
+        raise ValueError(f"it ends too early: {frames:,} frames are said to follow")
+    return np.frombuffer(samples, np.dtype(WAV_TYPES[width]).newbyteorder("<")).reshape(frames, channels)
+
+
+def _wav_header(value: bytes) -> Header:
+    samples = _wav(value)
+    return samples.dtype.name, samples.shape
+
+
+HEADERS = {"png": _png, "jpeg": _jpeg, "wav": _wav_header}
