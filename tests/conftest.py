@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sklearn.datasets
 from pyspark.sql import SparkSession
@@ -14,6 +15,10 @@ from etl.run import etl
 from etl.spark import session
 from penstock.console import Console
 from penstock.recipe import find
+
+# A generated example is judged by what it gives, not by how long a busy machine takes.
+hypothesis.settings.register_profile("penstock", deadline=None)
+hypothesis.settings.load_profile("penstock")
 
 SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

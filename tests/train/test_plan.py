@@ -21,7 +21,7 @@ def plans(draw: st.DrawFn, shuffle: bool = True) -> Plan:
 
 
 def rows(plan: Plan, number: int, rank: int = 0, world_size: int = 1) -> list[Row]:
-    pieces = plan.batch(number, rank, world_size)
+    pieces = plan.pieces(number, 1, rank, world_size)
     return [(p.group, int(row)) for p in pieces for row in plan.rows_of(p.group)[p.start : p.stop]]
 
 
@@ -94,4 +94,4 @@ def test_lanes_must_divide_the_batch_and_ranks_the_lanes() -> None:
     with pytest.raises(ValueError, match="8 does not divide 100"):
         Plan(np.array([10]), 100, 8)
     with pytest.raises(ValueError, match="3 does not divide 8"):
-        Plan(np.array([10]), 16, 8).batch(0, 0, 3)
+        Plan(np.array([10]), 16, 8).pieces(0, 1, 0, 3)

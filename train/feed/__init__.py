@@ -8,7 +8,8 @@ plan.py says which rows, row_groups.py reads them, petastorm_reader.py does it a
 brings batches to the GPU.
 """
 
-from train.feed.feed import LABEL, WEIGHT, Feed
+from train.feed.blocks import LABEL, WEIGHT
+from train.feed.feed import Feed
 from train.feed.petastorm_reader import Batch
 
 __all__ = ["LABEL", "WEIGHT", "Batch", "Feed"]

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from penstock import card as cards
 from penstock import manifest, store
 from penstock.card import Card
 from penstock.errors import DatasetError
+from train.feed.blocks import BlockReader, blocks
+from train.feed.gather import Buffers
 from train.feed.petastorm_reader import Batch, PlannedReader
-from train.feed.plan import Piece, Plan
-from train.feed.row_groups import Cache, RowGroups, Verify, concatenate
-
-WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
-LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
+from train.feed.plan import Plan
+from train.feed.row_groups import RowGroups, Verify
+from train.feed.timing import Timings
 
 
 class Feed:
@@ -60,8 +59,12 @@ class Feed:
         self._settings: dict[str, Any] = {"global_batch_size": global_batch_size, "seed": seed, "shuffle": shuffle}
         self._settings["lanes"] = lanes if shuffle else world_size
         self._num_workers = num_workers
+        self._buffers = Buffers(pinned=torch.cuda.is_available())
+        self.timings = Timings()
+        self._fields = [schema[name] for name in self.columns]
+        self._kept = 2 * (self._settings["lanes"] + num_workers)
         self._row_groups = RowGroups(
-            manifest.read(dataset_url, self.card), splits, schema, verify=verify, cached=4 * (lanes + num_workers)
+            manifest.read(dataset_url, self.card), splits, schema, self.timings, verify, self._kept
         )
         expected, found = sum(self.card.splits[name].rows for name in splits), self.num_rows
         if expected != found:
@@ -87,25 +90,19 @@ class Feed:
     def epoch(self, epoch: int = 0, first_batch: int = 0) -> Generator[Batch]:
         """This rank's part of every global batch of an epoch, from `first_batch` on."""
         plan = self.plan(epoch)
-        schema_label = self.card.schema.label
-        rows_of = Cache(plan.rows_of, 4 * (plan.lanes + self._num_workers))
-
-        def read_batch(number: int) -> Batch:
-            pieces = plan.batch(number, self.rank, self.world_size)
-            weight = 1.0
-            if not pieces:  # nothing left for this rank: one row that counts for nothing keeps it in step
-                group = int(np.argmax(self._row_groups.num_rows > 0))
-                pieces, weight = [Piece(group, 0, 1)], 0.0
-            batch: Batch = {}
-            rows = [rows_of.get(piece.group)[piece.start : piece.stop] for piece in pieces]
-            for name in self.columns:
-                parts = [self._row_groups.read(p.group, r, name) for p, r in zip(pieces, rows, strict=True)]
-                batch[name] = concatenate(parts)
-            if schema_label in batch:
-                batch[LABEL] = batch[schema_label]
-            batch[WEIGHT] = torch.full((sum(map(len, rows)),), weight)
-            return batch
-
-        numbers = range(first_batch, plan.num_batches)
-        with PlannedReader(self.columns, numbers, read_batch, self._num_workers, ahead=2 * self._num_workers) as reader:
-            yield from reader
+        reader = BlockReader(
+            plan,
+            self._row_groups,
+            self._fields,
+            self.card.schema.label,
+            self.rank,
+            self.world_size,
+            self._kept,
+            self._buffers,
+            self.timings,
+        )
+        batch_bytes = sum(field.num_bytes for field in self._fields) * plan.global_batch_size // self.world_size
+        work = blocks(first_batch, plan.num_batches, batch_bytes)
+        with PlannedReader(self.columns, work, reader.read, self._num_workers, 2 * self._num_workers) as ahead:
+            for batches in ahead:
+                yield from batches

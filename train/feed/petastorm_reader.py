@@ -1,8 +1,8 @@
 """Petastorm's `Reader` on current pyarrow, fed by the plan: its protocol, our worker and our ordered pool.
 
 Stock Petastorm lists the directory, unpickles `_common_metadata`, and hands row groups to threads that may end
-before the last one is out. Here the manifest answers what the Reader asks of a dataset, a work item is the number
-of a batch, and results come in the order of the items, so no row can be lost or overtake another.
+before the last one is out. Here the manifest answers what the Reader asks of a dataset, a work item is a block
+of batches, and results come in the order of the items, so no row can be lost or overtake another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
+
+from train.feed.gather import one_core_each
 
 
 @contextmanager
@@ -43,7 +45,7 @@ with _legacy_pyarrow_modules():
     from petastorm.workers_pool.worker_base import WorkerBase
 
 Batch = dict[str, Any]
-ReadBatch = Callable[[int], Batch]
+ReadBlock = Callable[[range], list[Batch]]
 
 
 class PlannedDataset:
@@ -51,9 +53,9 @@ class PlannedDataset:
 
     partitions = metadata = common_metadata = None
 
-    def __init__(self, columns: list[str], read_batch: ReadBatch) -> None:
+    def __init__(self, columns: list[str], read_block: ReadBlock) -> None:
         self.schema = Unischema("planned", [UnischemaField(name, object, (), None, False) for name in columns])
-        self.read_batch = read_batch
+        self.read_block = read_block
 
 
 def _answer(stock: Callable[..., Any], ours: Callable[[PlannedDataset], Any]) -> Callable[..., Any]:
@@ -77,10 +79,10 @@ class OrderedPool:
     def __init__(self, num_workers: int, ahead: int) -> None:
         self.workers_count = num_workers
         self._ahead = ahead
-        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="feed")
-        self._pending: deque[Future[Batch]] = deque()
+        self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="feed", initializer=one_core_each)
+        self._pending: deque[Future[list[Batch]]] = deque()
 
-    def start(self, worker_class: Any, arguments: tuple[Any, ...], ventilator: Iterator[int]) -> None:
+    def start(self, worker_class: Any, arguments: tuple[Any, ...], ventilator: Iterator[range]) -> None:
         self._process = worker_class(0, None, arguments).process
         self._items = ventilator
         for _ in range(self._ahead):
@@ -90,13 +92,13 @@ class OrderedPool:
         if (item := next(self._items, None)) is not None:
             self._pending.append(self._threads.submit(self._process, item))
 
-    def get_results(self) -> Batch:
-        """The next batch. Raises: what the worker raised, or EmptyResultError after the last one."""
+    def get_results(self) -> list[Batch]:
+        """The next block. Raises: what the worker raised, or EmptyResultError after the last one."""
         if not self._pending:
             raise EmptyResultError
-        batch = self._pending.popleft().result()
+        batches = self._pending.popleft().result()
         self._submit()
-        return batch
+        return batches
 
     def stop(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -105,22 +107,22 @@ class OrderedPool:
         self._threads.shutdown()
 
 
-class BatchWorker(WorkerBase):  # type: ignore[misc]
-    """Reads one batch. Petastorm hands it the dataset as the second of its arguments."""
+class BlockWorker(WorkerBase):  # type: ignore[misc]
+    """Reads one block. Petastorm hands it the dataset as the second of its arguments."""
 
-    def process(self, number: int) -> Batch:
+    def process(self, block: range) -> list[Batch]:
         dataset: PlannedDataset = self.args[1]
-        return dataset.read_batch(number)
+        return dataset.read_block(block)
 
     @staticmethod
-    def new_results_queue_reader() -> _BatchResults:
-        return _BatchResults()
+    def new_results_queue_reader() -> _BlockResults:
+        return _BlockResults()
 
 
-class _BatchResults:
+class _BlockResults:
     batched_output = True
 
-    def read_next(self, pool: OrderedPool, _schema: Unischema, _ngram: None) -> Batch:
+    def read_next(self, pool: OrderedPool, _schema: Unischema, _ngram: None) -> list[Batch]:
         try:
             return pool.get_results()
         except EmptyResultError:
@@ -128,21 +130,23 @@ class _BatchResults:
 
 
 class PlannedReader(petastorm.Reader):  # type: ignore[misc]
-    """Iterates over the batches `numbers`, read ahead by threads. A context manager, as Petastorm's is."""
+    """Iterates over `blocks` of batches, read ahead by threads. A context manager, as Petastorm's is."""
 
-    def __init__(self, columns: list[str], numbers: range, read_batch: ReadBatch, num_workers: int, ahead: int) -> None:
-        self._numbers = numbers
+    def __init__(
+        self, columns: list[str], blocks: Iterator[range], read_block: ReadBlock, num_workers: int, ahead: int
+    ) -> None:
+        self._blocks = blocks
         pool = OrderedPool(num_workers, ahead)
         super().__init__(
             None,
-            PlannedDataset(columns, read_batch),
-            worker_class=BatchWorker,
+            PlannedDataset(columns, read_block),
+            worker_class=BlockWorker,
             reader_pool=pool,
             is_batched_reader=True,
         )
 
-    def _create_ventilator(self, *_: Any) -> Iterator[int]:
-        return iter(self._numbers)
+    def _create_ventilator(self, *_: Any) -> Iterator[range]:
+        return self._blocks
 
     def cleanup_cache(self) -> None:
         """Nothing to clean; Petastorm's prints a line at every exit."""

@@ -1,21 +1,20 @@
-"""Reads rows of row groups into tensors: straight from the mapped file where values lie at a fixed stride, else
-through Arrow's decoder. Every byte is checked against the manifest the first time that it is read.
+"""Where the values of a row group lie in memory: in the mapped file, if they have a fixed stride there, else as
+Arrow decodes them. Every byte is checked against the manifest the first time that it is read.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from penstock import store, tensors
@@ -24,121 +23,183 @@ from penstock.manifest import Manifest
 from penstock.pages import LENGTH_BYTES, stride
 from penstock.schema import Field, Schema
 from train.feed.plan import I64
+from train.feed.timing import Timings
 
 Verify = Literal["first", "always", "never"]
-Column = torch.Tensor | list[str]
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of one width in memory: the i-th of group k at `starts[k] + i * stride`, for as long as `owners` live."""
+
+    starts: I64
+    stride: int
+    owners: Sequence[Any]
 
 
 class RowGroups:
-    """The row groups of some splits, numbered in file order. Safe to use from several threads."""
+    """The row groups of some splits, numbered in file order. Safe to use from several threads.
+
+    `kept` row groups are held decoded, and as many files open.
+    """
 
     def __init__(
-        self, manifest: Manifest, splits: Sequence[str], schema: Schema, *, verify: Verify = "first", cached: int = 16
-    ):
+        self, manifest: Manifest, splits: Sequence[str], schema: Schema, timings: Timings, verify: Verify, kept: int
+    ) -> None:
         self.schema = schema
-        self._data_url = manifest.data_url
+        self._timings = timings
         self._verify = verify
-        self._verified: set[tuple[int, str]] = set()
+        self._data_url = manifest.data_url
         table = manifest.splits(splits)
         self.num_rows: I64 = table["num_rows"].to_numpy().astype(np.int64)
-        self._file = table["file"].to_pylist()
+        files = table["file"].combine_chunks().dictionary_encode()
+        self._files = files.dictionary.to_pylist()
+        self._file = files.indices.to_numpy()  # (groups,) its file's place in `_files`
         self._group_in_file = table["row_group"].to_numpy()
         self._file_bytes = table["file_bytes"].to_numpy()
         places = table["columns"].combine_chunks()
-        self._places = {
-            name: {key: places.field(name).field(key).to_pylist() for key in ("offset", "num_bytes", "crc32", "values")}
-            for name in schema.names
-        }
-        self._opened = Cache(self._open, cached)
-        self._decoded = Cache(self._decode, cached)
+        self._places = {name: _Places(places.field(name)) for name in schema.names}
+        self._check_places()
+        self._opened = Cache(self._open, kept)
+        self._decoded = Cache(self._decode, kept * len(schema.names))
 
-    def read(self, group: int, rows: I64, column: str) -> Column:
-        """The values of one column in these rows of a row group: `(len(rows), *shape)`, or a list of strings.
+    def contents(self, groups: I64) -> list[Any]:
+        """For each of the groups the bytes of its file. Raises: DatasetError where it is missing or of another size."""
+        found = []
+        for file, expected in zip(self._file[groups].tolist(), self._file_bytes[groups].tolist(), strict=True):
+            content = self._opened.get(file)
+            mapped = content.base
+            if isinstance(mapped, mmap.mmap) and mapped.size() != expected:  # to read it would end in a SIGBUS
+                raise self._wrong_size(file, expected, mapped.size())
+            found.append(content)
+        return found
 
-        Raises: DatasetError where the file is missing, of another length, or of another checksum.
+    def values(self, groups: I64, contents: Sequence[Any], column: str) -> Values:
+        """Where the groups have the values of a column of fixed width. Raises: as `column`."""
+        field, place = self.schema[column], self._places[column]
+        width, in_file = stride(field), place.values[groups]
+        if width is None or (in_file < 0).any():
+            decoded = [self._decoded.get((group, column)) for group in groups.tolist()]
+            return Values(np.array([values.ctypes.data for values in decoded]), field.num_bytes, decoded)
+        self._check(groups, contents, column)
+        skipped = LENGTH_BYTES if field.is_tensor else 0
+        starts = np.array([content.ctypes.data for content in contents])
+        return Values(starts + in_file + skipped, width, contents)
+
+    def column(self, group: int, column: str) -> Any:
+        """All values of a column: (rows, bytes of a value) uint8, or (rows,) str.
+
+        Raises: DatasetError where the file is not what was published.
         """
-        field = self.schema[column]
-        values_at = self._places[column]["values"][group]
+        field, in_file, num_rows = self.schema[column], int(self._places[column].values[group]), self.num_rows[group]
         width = stride(field)
-        if values_at is None or width is None:
-            decoded = self._decoded.get((group, column))
-            if isinstance(decoded, torch.Tensor):
-                return decoded[torch.from_numpy(rows)]
-            strings: list[str] = decoded.take(pa.array(rows)).to_pylist()
-            return strings
-        content = self._opened.get(self._file[group])
-        if self._verify != "never":
-            self._check(group, column, content)
-        strided = np.frombuffer(content, np.uint8, self.num_rows[group] * width, values_at).reshape(-1, width)
-        raw = strided[:, LENGTH_BYTES:][rows] if field.is_tensor else strided[rows]  # (len(rows), bytes): the one copy
-        return _typed(raw, field)
+        if width is None or in_file < 0:
+            return self._decoded.get((group, column))
+        groups = np.array([group])
+        contents = self.contents(groups)
+        self._check(groups, contents, column)
+        skipped = LENGTH_BYTES if field.is_tensor else 0  # numbers of 8 and 16 bits come first in their 32
+        values = contents[0][in_file : in_file + num_rows * width].reshape(num_rows, width)
+        return values[:, skipped : skipped + field.num_bytes]
 
-    def _open(self, file: str) -> Any:
-        """The bytes of a file: mapped where it is local, read whole where it is not."""
-        url = store.inside(self._data_url, file)
+    def _check(self, groups: I64, contents: Sequence[Any], column: str) -> None:
+        place = self._places[column]
+        if self._verify == "never" or (self._verify == "first" and place.verified[groups].all()):
+            return
+        with self._timings("fetch"):
+            for group, content in zip(groups.tolist(), contents, strict=True):
+                if self._verify == "first" and place.verified[group]:
+                    continue
+                start, expected = int(place.offset[group]), int(place.crc32[group])
+                found = zlib.crc32(content[start : start + int(place.num_bytes[group])])
+                if found != expected:
+                    raise DatasetError(
+                        f"{self._where(group, column)}: expected CRC-32 {expected:08x}, found {found:08x}; "
+                        f"the file was changed: build the dataset again"
+                    )
+                place.verified[group] = True
+
+    def _open(self, file: int) -> Any:
+        """(bytes of the file,) uint8: mapped where it is local, read whole where it is not."""
+        url = self._url(file)
         fs, path = store.filesystem(url)
-        expected = int(self._file_bytes[self._file.index(file)])
+        expected = int(self._file_bytes[np.argmax(self._file == file)])
         try:
-            if isinstance(fs, LocalFileSystem):
-                with open(path, "rb") as opened:
-                    found = os.fstat(opened.fileno()).st_size
-                    content = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) if found else b""
-            else:
-                content = fs.cat_file(path)
-                found = len(content)
+            with self._timings("fetch"):
+                if isinstance(fs, LocalFileSystem):
+                    with open(path, "rb") as opened:
+                        # A file of no bytes cannot be mapped.
+                        content = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) if opened.seek(0, 2) else b""
+                else:
+                    content = fs.cat_file(path)
         except FileNotFoundError as error:
             raise DatasetError(f"{store.shown(url)}: the file is missing; build the dataset again") from error
-        if found != expected:
-            raise DatasetError(
-                f"{store.shown(url)}: expected {expected:,} bytes, found {found:,}; build the dataset again"
-            )
-        return content
-
-    def _check(self, group: int, column: str, content: Any) -> None:
-        if self._verify == "first" and (group, column) in self._verified:
-            return
-        place = self._places[column]
-        start, expected = place["offset"][group], place["crc32"][group]
-        found = zlib.crc32(memoryview(content)[start : start + place["num_bytes"][group]])
-        if found != expected:
-            raise DatasetError(
-                f"{store.shown(store.inside(self._data_url, self._file[group]))}: row group "
-                f"{self._group_in_file[group]}, column {column!r}: expected CRC-32 {expected:08x}, found {found:08x}; "
-                f"the file was changed: build the dataset again"
-            )
-        self._verified.add((group, column))
+        if len(content) != expected:
+            raise self._wrong_size(file, expected, len(content))
+        return np.frombuffer(content, np.uint8)
 
     def _decode(self, key: tuple[int, str]) -> Any:
-        """A whole column chunk by Arrow: an array of strings, or a tensor."""
         group, column = key
-        field, file = self.schema[column], self._file[group]
-        content = self._opened.get(file)
-        self._check(group, column, content)
-        try:
-            parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
-            table = parquet.read_row_group(int(self._group_in_file[group]), columns=[column], use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"{file}: cannot be read as Parquet ({error}); build the dataset again") from error
-        values = table[column].combine_chunks()
-        if field.dtype == "string":
-            return values
-        if field.is_tensor:
-            return torch.from_numpy(tensors.view(values, field, file).copy())
-        return torch.from_numpy(values.to_numpy(zero_copy_only=False).copy())
+        field, where, expected = self.schema[column], self._where(group, column), int(self.num_rows[group])
+        contents = self.contents(np.array([group]))
+        self._check(np.array([group]), contents, column)
+        with self._timings("decode"):
+            try:
+                parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(contents[0])))
+                table = parquet.read_row_group(int(self._group_in_file[group]), columns=[column], use_threads=False)
+            except (pa.ArrowException, OSError, IndexError) as error:
+                raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
+            values = table[column].combine_chunks()
+            if len(values) != expected or values.null_count or values.type != field.arrow_type:
+                raise DatasetError(
+                    f"{where}: expected {expected:,} values of {field.arrow_type} and no null, found {len(values):,} "
+                    f"of {values.type} and {values.null_count:,} nulls; build the dataset again"
+                )
+            return _raw(values, field, where)
+
+    def _check_places(self) -> None:
+        """Raises: DatasetError where values in place would reach out of their column chunk, or that out of its file."""
+        for name, place in self._places.items():
+            end = place.offset + place.num_bytes
+            wrong = (place.offset < 0) | (place.num_bytes < 0) | (end > self._file_bytes)
+            if (width := stride(self.schema[name])) is not None:
+                beyond = (place.values < place.offset) | (place.values + self.num_rows * width > end)
+                wrong |= (place.values >= 0) & beyond
+            if wrong.any():
+                raise DatasetError(
+                    f"{self._where(int(np.argmax(wrong)), name)}: the manifest names a place outside the file; "
+                    f"build the dataset again"
+                )
+
+    def _url(self, file: int) -> str:
+        return store.inside(self._data_url, self._files[file])
+
+    def _where(self, group: int, column: str) -> str:
+        url = store.shown(self._url(int(self._file[group])))
+        return f"{url}: row group {self._group_in_file[group]}, column {column!r}"
+
+    def _wrong_size(self, file: int, expected: int, found: int) -> DatasetError:
+        where = store.shown(self._url(file))
+        return DatasetError(f"{where}: expected {expected:,} bytes, found {found:,}; build the dataset again")
 
 
-def _typed(raw: np.ndarray, field: Field) -> torch.Tensor:
-    """(n, bytes) as Parquet keeps them -> (n, *shape) of the field's dtype; no copy but for 8- and 16-bit scalars."""
-    if field.is_tensor:
-        return torch.from_numpy(raw.view(field.numpy_dtype).reshape(len(raw), *field.shape))
-    stored = np.dtype("<i4") if field.dtype in ("int8", "int16") else field.numpy_dtype
-    return torch.from_numpy(raw.view(stored).reshape(-1).astype(field.numpy_dtype, copy=False))
+class _Places:
+    """The manifest's columns for one field, each (groups,); `values` is -1 where there is none."""
+
+    def __init__(self, column: pa.StructArray) -> None:
+        self.offset: I64 = column.field("offset").to_numpy()
+        self.num_bytes: I64 = column.field("num_bytes").to_numpy()
+        self.crc32 = column.field("crc32").to_numpy()
+        self.values: I64 = column.field("values").fill_null(-1).to_numpy()
+        self.verified = np.zeros(len(column), np.bool_)
 
 
-def concatenate(parts: Sequence[Column]) -> Column:
-    if isinstance(parts[0], list):
-        return [value for part in parts for value in part]
-    return torch.cat([part for part in parts if isinstance(part, torch.Tensor)])
+def _raw(values: pa.Array, field: Field, where: str) -> Any:
+    """Arrow's values -> (rows, bytes of a value) uint8, C order; strings -> (rows,) str."""
+    if field.dtype == "string":
+        return values.to_numpy(zero_copy_only=False)
+    typed = tensors.view(values, field, where) if field.is_tensor else values.to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(typed).reshape(len(values), -1).view(np.uint8)
 
 
 class Cache:

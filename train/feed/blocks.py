@@ -1,0 +1,120 @@
+"""Assembles batches from row groups: what a worker thread of the feed does for one block of batches.
+
+A block is a few batches that follow each other: one piece of work, large enough that Python costs little. Columns of
+few bytes are shuffled a row group at a time, in the cache of a processor, and then lie in the order in which a lane
+wants them. Wide values would be copied twice that way: they are gathered from where they lie straight into the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from penstock.schema import Field
+from train.feed.gather import Buffers, gather
+from train.feed.petastorm_reader import Batch
+from train.feed.plan import I64, Piece, Plan
+from train.feed.row_groups import Cache, RowGroups
+from train.feed.timing import Timings
+
+WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
+LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
+BLOCK_BYTES, BLOCK_BATCHES = 4 << 20, 64
+NARROW_BYTES = 128  # values up to this width are shuffled with their row group
+
+
+def blocks(first: int, num_batches: int, batch_bytes: int) -> Iterator[range]:
+    """The batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
+    size = max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(1, batch_bytes)))
+    for start in range(first, num_batches - 1, size):
+        yield range(start, min(start + size, num_batches - 1))
+    if first < num_batches:
+        yield range(num_batches - 1, num_batches)
+
+
+@dataclass(frozen=True)
+class _Shuffled:
+    """One row group in an epoch's order."""
+
+    order: I64  # (rows,)
+    columns: Mapping[str, Any]  # (rows, bytes of a value) uint8, or (rows,) str
+
+
+class BlockReader:
+    """Reads blocks of one epoch, for one rank. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        row_groups: RowGroups,
+        fields: Sequence[Field],
+        label: str | None,
+        rank: int,
+        world_size: int,
+        kept: int,
+        buffers: Buffers,
+        timings: Timings,
+    ) -> None:
+        self._plan, self._row_groups = plan, row_groups
+        self._rank, self._world_size = rank, world_size
+        self._label, self._buffers, self._timings = label, buffers, timings
+        self._wide = [field for field in fields if field.dtype != "string" and field.num_bytes > NARROW_BYTES]
+        self._narrow = [field for field in fields if field not in self._wide]
+        self._shuffled = Cache(self._shuffle, kept)
+
+    def read(self, block: range) -> list[Batch]:
+        """This rank's part of each batch of the block."""
+        pieces = self._plan.pieces(block.start, len(block), self._rank, self._world_size)
+        weight = 1.0
+        if not pieces:  # nothing left for this rank: one row that counts for nothing keeps it in step
+            pieces, weight = [Piece(int(np.argmax(self._row_groups.num_rows > 0)), 0, 1)], 0.0
+        sizes = [piece.stop - piece.start for piece in pieces]
+        num_rows, num_batches = sum(sizes), len(block)
+        # A single batch is in order already, and the last one may have lanes of two lengths.
+        lanes = self._plan.lanes // self._world_size if num_batches > 1 else 1
+
+        def by_batch(rows: Any) -> Any:
+            """(rows, …) lane after lane -> (batches, lanes, rows of a lane in a batch, …)"""
+            return rows.reshape(lanes, num_batches, -1, *rows.shape[1:]).swapaxes(0, 1)
+
+        shuffled = [self._shuffled.get(piece.group) for piece in pieces]
+        batches: dict[str, Any] = {WEIGHT: torch.full((num_batches, num_rows // num_batches), weight)}
+        with self._timings("assemble"):
+            for field in self._narrow:
+                parts = [s.columns[field.name][p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)]
+                rows = by_batch(np.concatenate(parts))
+                if field.dtype == "string":
+                    batches[field.name] = rows.reshape(num_batches, -1).tolist()
+                else:
+                    raw, batches[field.name] = self._allocate(field, num_batches, num_rows)
+                    raw.numpy().reshape(rows.shape)[...] = rows
+        if self._wide:
+            groups = np.array([piece.group for piece in pieces])
+            contents = self._row_groups.contents(groups)
+            orders = np.concatenate([s.order[p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)])
+            order, piece_of = (by_batch(x).reshape(-1) for x in (orders, np.repeat(np.arange(len(pieces)), sizes)))
+        for field in self._wide:
+            values = self._row_groups.values(groups, contents, field.name)
+            with self._timings("assemble"):
+                raw, batches[field.name] = self._allocate(field, num_batches, num_rows)
+                gather(values.starts[piece_of] + order * values.stride, field.num_bytes, raw)
+        if self._label in batches:
+            batches[LABEL] = batches[self._label]
+        one_by_one = zip(*(x.unbind() if isinstance(x, torch.Tensor) else x for x in batches.values()), strict=True)
+        return [dict(zip(batches, batch, strict=True)) for batch in one_by_one]
+
+    def _shuffle(self, group: int) -> _Shuffled:
+        order = self._plan.rows_of(group)
+        columns = {field.name: self._row_groups.column(group, field.name) for field in self._narrow}
+        with self._timings("assemble"):
+            return _Shuffled(order, {name: values.take(order, axis=0) for name, values in columns.items()})
+
+    def _allocate(self, field: Field, num_batches: int, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same memory twice: (rows, bytes of a value) uint8, and (batches, rows of a batch, *shape)."""
+        raw = self._buffers.take(num_rows * field.num_bytes).view(num_rows, field.num_bytes)
+        dtype = torch.from_numpy(np.empty(0, field.numpy_dtype)).dtype
+        return raw, raw.view(-1).view(dtype).view(num_batches, num_rows // num_batches, *field.shape)
