@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from penstock.errors import DatasetError
 from penstock.schema import Field, Schema
@@ -233,3 +236,51 @@ def test_a_card_that_points_outside_is_refused(dataset: Path, data: str) -> None
     path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
     with pytest.raises(DatasetError, match="leads out of the dataset"):
         feed(dataset)
+
+
+def lists_of(lengths: list[int], dtype: str) -> list[np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, 100, length).astype(dtype) for length in lengths]
+
+
+@pytest.mark.parametrize("options", [IN_PLACE, DECODED], ids=["in place", "decoded"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "int64", "float32", "float64"])
+def test_lists_are_padded_with_zeros_to_the_longest_of_their_batch(
+    tmp_path: Path, options: dict[str, Any], dtype: str
+) -> None:
+    """Also the last list of a row group, behind which there is nothing to copy, and lists of nothing."""
+    lists = lists_of([3, 0, 7, 1, 2, 40, 5, 300, 1, 0, 0, 2, 9, 1, 4, 1], dtype)
+    groups = [{"key": np.arange(a, b), "tokens": lists[a:b]} for a, b in ((0, 6), (6, 9), (9, 11), (11, 16))]
+    schema = Schema((Field("key", "int64"), Field("tokens", dtype, (None,))), key="key")
+    folder = write_dataset(tmp_path, schema, {"train": [groups[:2], groups[2:]]}, options)
+    for lanes, size in ((1, 4), (4, 4), (2, 16), (3, 3)):
+        seen = []
+        for batch in Feed(str(folder), global_batch_size=size, lanes=lanes, columns=schema.names).epoch():
+            expected = [lists[key] for key in batch["key"].tolist()]
+            assert batch["tokens"].shape == (len(expected), max(map(len, expected)))
+            assert batch["_tokens_length"].tolist() == [len(values) for values in expected]
+            for row, values in zip(batch["tokens"].numpy(), expected, strict=True):
+                assert row.dtype == np.dtype(dtype)
+                assert row.tolist() == [*values.tolist(), *[0] * (len(row) - len(values))]
+            seen += batch["key"].tolist()
+        assert sorted(seen) == list(range(16))
+
+
+def test_pictures_are_decoded_and_bytes_are_as_they_were(tmp_path: Path) -> None:
+    pictures = [np.full((6, 4, 3), i, np.uint8) for i in range(10)]
+    rows = {"key": np.arange(10), "photo": list(map(png, pictures)), "payload": [bytes(i) for i in range(10)]}
+    fields = (Field("key", "int64"), Field("photo", "uint8", (6, 4, 3), encoding="png"), Field("payload", "bytes"))
+    for sizes, kind in (((6, 4, 3), torch.Tensor), ((None, None, 3), list)):
+        schema = Schema((fields[0], Field("photo", "uint8", sizes, encoding="png"), fields[2]), key="key")
+        folder = write_dataset(tmp_path / str(kind), schema, {"train": [[rows]]})
+        for batch in Feed(str(folder), global_batch_size=4, lanes=2, columns=schema.names).epoch():
+            assert isinstance(batch["photo"], kind)
+            for key, photo, payload in zip(batch["key"].tolist(), batch["photo"], batch["payload"], strict=True):
+                np.testing.assert_array_equal(photo.numpy(), pictures[key])
+                assert payload == bytes(key)
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -7,6 +7,7 @@ wants them. Wide values would be copied twice that way: they are gathered from w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from penstock import encoded
 from penstock.schema import Field
-from train.feed.gather import Buffers, gather
+from train.feed.gather import Buffers, gather, gather_lists
 from train.feed.petastorm_reader import Batch
 from train.feed.plan import I64, Piece, Plan
-from train.feed.row_groups import Cache, RowGroups
+from train.feed.row_groups import Cache, Lists, RowGroups
 from train.feed.timing import Timings
 
 WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 BLOCK_BYTES, BLOCK_BATCHES = 4 << 20, 64
+LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group
 
 
@@ -41,7 +44,7 @@ class _Shuffled:
     """One row group in an epoch's order."""
 
     order: I64  # (rows,)
-    columns: Mapping[str, Any]  # (rows, bytes of a value) uint8, or (rows,) str
+    columns: Mapping[str, Any]  # (rows, bytes of a value) uint8, or (rows,) objects
 
 
 class BlockReader:
@@ -62,8 +65,9 @@ class BlockReader:
         self._plan, self._row_groups = plan, row_groups
         self._rank, self._world_size = rank, world_size
         self._label, self._buffers, self._timings = label, buffers, timings
-        self._wide = [field for field in fields if field.dtype != "string" and field.num_bytes > NARROW_BYTES]
-        self._narrow = [field for field in fields if field not in self._wide]
+        self._lists = [field for field in fields if field.is_list]
+        self._wide = [field for field in fields if not field.is_varying and field.num_bytes > NARROW_BYTES]
+        self._narrow = [field for field in fields if field not in self._lists and field not in self._wide]
         self._shuffled = Cache(self._shuffle, kept)
 
     def read(self, block: range) -> list[Batch]:
@@ -87,12 +91,16 @@ class BlockReader:
             for field in self._narrow:
                 parts = [s.columns[field.name][p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)]
                 rows = by_batch(np.concatenate(parts))
-                if field.dtype == "string":
+                if field.is_varying:
                     batches[field.name] = rows.reshape(num_batches, -1).tolist()
                 else:
                     raw, batches[field.name] = self._allocate(field, num_batches, num_rows)
                     raw.numpy().reshape(rows.shape)[...] = rows
-        if self._wide:
+        for field in self._narrow:
+            if field.is_encoded:
+                with self._timings("decode"):
+                    batches[field.name] = [self._decode(values, field) for values in batches[field.name]]
+        if self._wide or self._lists:
             groups = np.array([piece.group for piece in pieces])
             contents = self._row_groups.contents(groups)
             orders = np.concatenate([s.order[p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)])
@@ -102,6 +110,14 @@ class BlockReader:
             with self._timings("assemble"):
                 raw, batches[field.name] = self._allocate(field, num_batches, num_rows)
                 gather(values.starts[piece_of] + order * values.stride, field.num_bytes, raw)
+        for field in self._lists:
+            lists = [self._row_groups.lists(group, field.name) for group in groups.tolist()]
+            with self._timings("assemble"):
+                starts, num_bytes, limits = _ranges(lists, order, piece_of)
+                lengths = num_bytes // field.numpy_dtype.itemsize
+                parts = [x.reshape(num_batches, -1) for x in (starts, lengths, limits)]
+                padded = [self._pad(field, *batch) for batch in zip(*parts, strict=True)]
+                batches[field.name], batches[LENGTH.format(field.name)] = zip(*padded, strict=True)
         if self._label in batches:
             batches[LABEL] = batches[self._label]
         one_by_one = zip(*(x.unbind() if isinstance(x, torch.Tensor) else x for x in batches.values()), strict=True)
@@ -113,8 +129,40 @@ class BlockReader:
         with self._timings("assemble"):
             return _Shuffled(order, {name: values.take(order, axis=0) for name, values in columns.items()})
 
+    def _decode(self, values: Sequence[bytes], field: Field) -> Any:
+        """(B, *shape) where all shapes are the field's, else B tensors."""
+        arrays = [encoded.decode(value, field) for value in values]
+        if None in field.shape:
+            return [torch.from_numpy(array.copy()) for array in arrays]
+        raw = self._buffers.take(len(arrays) * arrays[0].nbytes)
+        decoded = raw.view(_torch_dtype(field)).view(len(arrays), *field.shape)
+        np.stack(arrays, out=decoded.numpy())
+        return decoded
+
+    def _pad(self, field: Field, starts: I64, lengths: I64, limits: I64) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lists that lie at these addresses -> (B, longest), (B,) lengths."""
+        shape = (len(lengths), int(lengths.max()))
+        padded = self._buffers.take(math.prod(shape) * field.numpy_dtype.itemsize).view(_torch_dtype(field)).view(shape)
+        if shape[1]:
+            gather_lists(starts, lengths, limits, padded)
+        return padded, torch.from_numpy(lengths)
+
     def _allocate(self, field: Field, num_batches: int, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The same memory twice: (rows, bytes of a value) uint8, and (batches, rows of a batch, *shape)."""
         raw = self._buffers.take(num_rows * field.num_bytes).view(num_rows, field.num_bytes)
-        dtype = torch.from_numpy(np.empty(0, field.numpy_dtype)).dtype
-        return raw, raw.view(-1).view(dtype).view(num_batches, num_rows // num_batches, *field.shape)
+        return raw, raw.view(-1).view(_torch_dtype(field)).view(num_batches, num_rows // num_batches, *field.shape)
+
+
+def _ranges(lists: Sequence[Lists], order: I64, piece_of: I64) -> tuple[I64, I64, I64]:
+    """For each row of a block, whose list is the `order`-th of `lists[piece_of]`: its address, its bytes, and the
+    address where the memory of its row group ends."""
+    offsets = np.concatenate([found.offsets for found in lists])
+    firsts = np.cumsum([0, *(len(found.offsets) for found in lists[:-1])])
+    addresses = np.array([found.address for found in lists])
+    limits = addresses + np.array([found.offsets[-1] for found in lists])
+    at = firsts[piece_of] + order
+    return addresses[piece_of] + offsets[at], offsets[at + 1] - offsets[at], limits[piece_of]
+
+
+def _torch_dtype(field: Field) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, field.numpy_dtype)).dtype

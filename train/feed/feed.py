@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ from penstock import card as cards
 from penstock import manifest, store
 from penstock.card import Card
 from penstock.errors import DatasetError
+from penstock.schema import Field
 from train.feed.blocks import BlockReader, blocks
 from train.feed.gather import Buffers
 from train.feed.petastorm_reader import Batch, PlannedReader
 from train.feed.plan import Plan
 from train.feed.row_groups import RowGroups, Verify
 from train.feed.timing import Timings
+
+VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 
 
 class Feed:
@@ -101,8 +105,17 @@ class Feed:
             self._buffers,
             self.timings,
         )
-        batch_bytes = sum(field.num_bytes for field in self._fields) * plan.global_batch_size // self.world_size
+        batch_bytes = sum(map(_weight, self._fields)) * plan.global_batch_size // self.world_size
         work = blocks(first_batch, plan.num_batches, batch_bytes)
         with PlannedReader(self.columns, work, reader.read, self._num_workers, 2 * self._num_workers) as ahead:
             for batches in ahead:
                 yield from batches
+
+
+def _weight(field: Field) -> int:
+    """About how many bytes a value is in a batch."""
+    if not field.is_varying:
+        return field.num_bytes
+    if field.shape:
+        return math.prod(size or VARYING_SIZE for size in field.shape) * field.numpy_dtype.itemsize
+    return VARYING_SIZE

@@ -73,11 +73,22 @@ class _Memory:
         }
 
 
-def pad(values: torch.Tensor, lengths: I64) -> None:
-    """Sets to 0, in place, what lies behind the first `lengths[i]` elements of row i. values: (n, longest)."""
-    there = np.arange(values.shape[1], dtype=np.int32) < lengths.astype(np.int32)[:, None]
-    bits = values.numpy().view(f"<i{values.element_size()}")  # so that what lies there may be no number
-    np.multiply(bits, there, out=bits)
+def gather_lists(starts: I64, lengths: I64, limits: I64, out: torch.Tensor) -> None:
+    """Copies the list of `lengths[i]` elements at address `starts[i]` into row i of `out`, (n, longest), and zeros
+    behind it.
+
+    All rows are copied at the full width and then cut. Where that would reach beyond `limits[i]`, the end of the
+    memory that the list lies in, the list is copied by itself.
+    """
+    width = out.shape[1] * out.element_size()
+    at_the_end = np.flatnonzero(starts + width > limits)
+    elsewhere = starts.copy()
+    elsewhere[at_the_end] = out.data_ptr()
+    gather(elsewhere, width, out.view(torch.uint8))
+    for i in at_the_end.tolist():
+        ctypes.memmove(out.data_ptr() + i * width, int(starts[i]), int(lengths[i]) * out.element_size())
+    bits = out.numpy().view(f"<i{out.element_size()}")  # what is cut off may be no number
+    bits *= np.arange(out.shape[1], dtype=np.int32) < lengths.astype(np.int32)[:, None]
 
 
 def one_core_each() -> None:

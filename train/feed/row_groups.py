@@ -37,6 +37,15 @@ class Values:
     owners: Sequence[Any]
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Lists of numbers in memory: the i-th in the bytes `offsets[i]` to `offsets[i + 1]` from `address` on."""
+
+    address: int
+    offsets: I64  # (rows + 1,)
+    owner: Any
+
+
 class RowGroups:
     """The row groups of some splits, numbered in file order. Safe to use from several threads.
 
@@ -86,8 +95,13 @@ class RowGroups:
         starts = np.array([content.ctypes.data for content in contents])
         return Values(starts + in_file + skipped, width, contents)
 
+    def lists(self, group: int, column: str) -> Lists:
+        """All lists of a column. Raises: as `column`."""
+        found: Lists = self._decoded.get((group, column))
+        return found
+
     def column(self, group: int, column: str) -> Any:
-        """All values of a column: (rows, bytes of a value) uint8, or (rows,) str.
+        """All values of a column: (rows, bytes of a value) uint8; or (rows,) objects, str or bytes.
 
         Raises: DatasetError where the file is not what was published.
         """
@@ -150,12 +164,14 @@ class RowGroups:
             except (pa.ArrowException, OSError, IndexError) as error:
                 raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
             values = table[column].combine_chunks()
-            if len(values) != expected or values.null_count or values.type != field.arrow_type:
+            kind = pa.list_(values.type.value_type) if field.is_list else values.type
+            num_nulls = values.null_count + (values.flatten().null_count if field.is_list else 0)
+            if len(values) != expected or num_nulls or kind != field.arrow_type:
                 raise DatasetError(
                     f"{where}: expected {expected:,} values of {field.arrow_type} and no null, found {len(values):,} "
-                    f"of {values.type} and {values.null_count:,} nulls; build the dataset again"
+                    f"of {values.type} and {num_nulls:,} nulls; build the dataset again"
                 )
-            return _raw(values, field, where)
+            return _plain(values, field, where)
 
     def _check_places(self) -> None:
         """Raises: DatasetError where values in place would reach out of their column chunk, or that out of its file."""
@@ -194,9 +210,13 @@ class _Places:
         self.verified = np.zeros(len(column), np.bool_)
 
 
-def _raw(values: pa.Array, field: Field, where: str) -> Any:
-    """Arrow's values -> (rows, bytes of a value) uint8, C order; strings -> (rows,) str."""
-    if field.dtype == "string":
+def _plain(values: pa.Array, field: Field, where: str) -> Any:
+    """Arrow's values -> as `column` and `lists` give them."""
+    if field.is_list:
+        width = field.numpy_dtype.itemsize
+        elements = values.values.to_numpy()
+        return Lists(elements.ctypes.data, values.offsets.to_numpy().astype(np.int64) * width, elements)
+    if field.is_varying:
         return values.to_numpy(zero_copy_only=False)
     typed = tensors.view(values, field, where) if field.is_tensor else values.to_numpy(zero_copy_only=False)
     return np.ascontiguousarray(typed).reshape(len(values), -1).view(np.uint8)
