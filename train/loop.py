@@ -6,7 +6,7 @@ Nothing is called back. What a recipe decides (augment, prepare, loss) is called
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ Progress = Callable[[int, int], None]  # steps done, steps of this epoch
 
 @dataclass(frozen=True)
 class EpochTimes:
-    """Seconds of one epoch's steps: all of them, and those in which the loop waited for a batch."""
+    """One epoch's steps: how long they took, how long the loop waited for batches, and what the feed did meanwhile."""
 
     epoch: int
     rows: int
     seconds: float
     wait_seconds: float
+    num_bytes: int
+    stages: Mapping[str, float]  # train.feed.timing.STAGES -> seconds, summed over the feed's threads
 
     @property
     def data_stall(self) -> float:
@@ -74,7 +76,8 @@ def train(
         waited, rows = 0.0, 0
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         weight_sum = torch.zeros((), dtype=torch.float64, device=device)
-        batches = to_device(train_feed.epoch(epoch), device)
+        train_feed.timings.clear()
+        batches = to_device(train_feed.epoch(epoch), device, train_feed.timings)
         for i in range(steps_per_epoch):
             asked = time.perf_counter()
             batch = next(batches)
@@ -98,7 +101,8 @@ def train(
             weight_sum += weight.detach()
             on_step(i + 1, steps_per_epoch)
         batches.close()
-        times = EpochTimes(epoch + 1, rows, time.perf_counter() - started, waited)
+        fed = train_feed.timings
+        times = EpochTimes(epoch + 1, rows, time.perf_counter() - started, waited, fed.num_bytes, dict(fed.seconds))
 
         metrics = {"epoch": epoch + 1, "train_loss": float(loss_sum / weight_sum)}
         if val_feed is not None:

@@ -67,7 +67,7 @@ def predict(
             for split in wanted:
                 options: dict[str, Any] = {"global_batch_size": EVALUATION_BATCH, "shuffle": False, "columns": inputs}
                 feed = Feed(data_url, split, version=card.version, **options)
-                for batch in to_device(feed.epoch(), device):
+                for batch in to_device(feed.epoch(), device, feed.timings):
                     prediction, score = recipe.predict(model(recipe.prepare(batch, trained_on)))
                     keys = batch[key.name]
                     rows = {

@@ -30,6 +30,7 @@ from train import checkpoint
 from train.config import TrainConfig
 from train.evaluate import evaluate
 from train.feed import Feed
+from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
 from train.loop import train as train_loop
 
@@ -104,7 +105,9 @@ def train(
                 "rows": times.rows,
                 "seconds": times.seconds,
                 "rows_per_s": times.rows / times.seconds,
+                "bytes_per_s": times.num_bytes / times.seconds,
                 "data_stall": times.data_stall,
+                "stages": dict(times.stages),
             }
             results.append(timing)
             _append(folder / "metrics.jsonl", result.metrics)
@@ -112,7 +115,8 @@ def train(
             figures = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if name != "epoch")
             console.say(
                 f"  epoch {times.epoch:>2}/{config.epochs}  {figures}  "
-                f"{timing['rows_per_s']:>9,.0f} rows/s  data stall {times.data_stall:.1%}"
+                f"{timing['rows_per_s']:>9,.0f} rows/s  {timing['bytes_per_s'] / 1e6:,.1f} MB/s  "
+                f"data stall {times.data_stall:.1%}"
             )
             progress.reset(bar, description=f"epoch {times.epoch + 1}/{config.epochs}")
 
@@ -128,7 +132,10 @@ def train(
         "epochs": config.epochs,
         "seconds_per_epoch": seconds / config.epochs,
         "rows_per_s": sum(timing["rows"] for timing in results) / seconds,
+        "bytes_per_s": sum(timing["seconds"] * timing["bytes_per_s"] for timing in results) / seconds,
         "data_stall": sum(timing["seconds"] * timing["data_stall"] for timing in results) / seconds,
+        "feed_seconds": {stage: sum(timing["stages"][stage] for timing in results) for stage in STAGES},
+        "num_workers": train_feed.num_workers,
         "device": str(device),
     }
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
@@ -233,9 +240,11 @@ def report(trained: Trained, console: Console) -> None:
     if figures:
         console.say(f"Test {figures} on {told['test_rows']:,} rows")
     console.say(
-        f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, "
+        f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, {told['bytes_per_s'] / 1e6:,.1f} MB/s, "
         f"{told['seconds_per_epoch']:.1f} s per epoch on {told['device']}"
     )
+    if (told_to := advice(told["feed_seconds"], told["data_stall"], told["num_workers"])) is not None:
+        console.say(told_to)
     console.say(f"Run: {store.shown(store.absolute(str(trained.folder)))}")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,52 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def test_each_pass_is_the_next_epoch_and_its_position_can_be_saved(dataset: Path) -> None:
+    def shown(batches: Iterable[dict[str, Any]]) -> list[list[int]]:
+        return [batch["id"].tolist() for batch in batches]
+
+    whole = [shown(feed(dataset).epoch(epoch)) for epoch in range(3)]
+    passes = feed(dataset)
+    assert [shown(passes) for _ in range(3)] == whole
+    for stop in range(6):
+        first = feed(dataset)
+        shown(itertools.islice(first, stop))
+        state = json.loads(json.dumps(first.state_dict()))
+        later = feed(dataset, num_workers=5)
+        later.load_state_dict(state)
+        assert shown(later) == (whole[0][stop:] if stop < 5 else whole[1])
+        assert shown(later) == whole[2 if stop == 5 else 1]
+    ranks = [feed(dataset, rank=rank, world_size=2) for rank in range(2)]  # on two ranks from one rank's position
+    for rank in ranks:
+        rank.load_state_dict({**passes.state_dict(), "epoch": 1, "batch": 2})
+    for whole_batch, *parts in zip(whole[1][2:], *map(shown, ranks), strict=True):
+        assert sorted(whole_batch) == sorted(i for part in parts for i in part)
+
+
+def test_the_position_of_another_feed_is_refused(dataset: Path) -> None:
+    with pytest.raises(DatasetError, match="of another feed: seed is 0 here and 1 there"):
+        feed(dataset).load_state_dict(feed(dataset, seed=1).state_dict())
+
+
+def test_a_feed_can_be_pickled_and_goes_on_where_it_was(dataset: Path) -> None:
+    first = feed(dataset)
+    list(first)
+    assert [b["id"].tolist() for b in pickle.loads(pickle.dumps(first))] == [b["id"].tolist() for b in first]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_unshuffled_ranks_have_ranges_in_file_order(dataset: Path, world_size: int) -> None:
+    """Also where the number of ranks does not divide the batch."""
+    ranks = [feed(dataset, shuffle=False, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert [i for rank in ranks for i in ids(rank)] == list(range(67))
+    assert len({len(list(rank.epoch())) for rank in ranks}) == 1
+
+
+def test_what_was_done_is_counted(dataset: Path) -> None:
+    opened = feed(dataset)
+    list(opened.epoch())
+    assert opened.timings.num_rows == 67
+    assert opened.timings.num_bytes == 67 * (8 + 12 + 8 + 8 + 4)  # id, x, label, label again, weight
+    assert all(opened.timings.seconds[stage] > 0 for stage in ("fetch", "assemble", "wait"))

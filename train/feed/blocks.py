@@ -27,16 +27,8 @@ WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 BLOCK_BYTES, BLOCK_BATCHES = 4 << 20, 64
 LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
+VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group
-
-
-def blocks(first: int, num_batches: int, batch_bytes: int) -> Iterator[range]:
-    """The batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
-    size = max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(1, batch_bytes)))
-    for start in range(first, num_batches - 1, size):
-        yield range(start, min(start + size, num_batches - 1))
-    if first < num_batches:
-        yield range(num_batches - 1, num_batches)
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,17 @@ class BlockReader:
         self._lists = [field for field in fields if field.is_list]
         self._wide = [field for field in fields if not field.is_varying and field.num_bytes > NARROW_BYTES]
         self._narrow = [field for field in fields if field not in self._lists and field not in self._wide]
+        self._batch_bytes = max(1, sum(map(_weight, fields)) * plan.global_batch_size // world_size)
         self._shuffled = Cache(self._shuffle, kept)
+
+    def blocks(self, first: int) -> Iterator[range]:
+        """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
+        last = self._plan.num_batches - 1
+        size = max(1, min(BLOCK_BATCHES, BLOCK_BYTES // self._batch_bytes))
+        for start in range(first, last, size):
+            yield range(start, min(start + size, last))
+        if first <= last:
+            yield range(last, last + 1)
 
     def read(self, block: range) -> list[Batch]:
         """This rank's part of each batch of the block."""
@@ -120,6 +122,7 @@ class BlockReader:
                 batches[field.name], batches[LENGTH.format(field.name)] = zip(*padded, strict=True)
         if self._label in batches:
             batches[LABEL] = batches[self._label]
+        self._timings.count(int(num_rows * weight), sum(map(_num_bytes, batches.values())))
         one_by_one = zip(*(x.unbind() if isinstance(x, torch.Tensor) else x for x in batches.values()), strict=True)
         return [dict(zip(batches, batch, strict=True)) for batch in one_by_one]
 
@@ -166,3 +169,18 @@ def _ranges(lists: Sequence[Lists], order: I64, piece_of: I64) -> tuple[I64, I64
 
 def _torch_dtype(field: Field) -> torch.dtype:
     return torch.from_numpy(np.empty(0, field.numpy_dtype)).dtype
+
+
+def _weight(field: Field) -> int:
+    """About how many bytes a value is in a batch."""
+    if not field.is_varying:
+        return field.num_bytes
+    if field.shape:
+        return math.prod(size or VARYING_SIZE for size in field.shape) * field.numpy_dtype.itemsize
+    return VARYING_SIZE
+
+
+def _num_bytes(column: Any) -> int:
+    if isinstance(column, torch.Tensor):
+        return column.nbytes
+    return len(column) if isinstance(column, bytes | str) else sum(map(_num_bytes, column))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Generator, Sequence
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,22 +12,26 @@ from penstock import card as cards
 from penstock import manifest, store
 from penstock.card import Card
 from penstock.errors import DatasetError
-from penstock.schema import Field
-from train.feed.blocks import BlockReader, blocks
+from train.feed.blocks import BlockReader
 from train.feed.gather import Buffers
 from train.feed.petastorm_reader import Batch, PlannedReader
 from train.feed.plan import Plan
 from train.feed.row_groups import RowGroups, Verify
 from train.feed.timing import Timings
 
-VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
-
 
 class Feed:
-    """Batches of one split: `dict` of field name -> `(B, *shape)` tensor (strings: a list), `_label` and `_weight`.
+    """Batches of one split: `dict` of field name -> `(B, *shape)` tensor, `_label` and `_weight`.
+
+    Lists are padded with zeros to the longest of their batch, their lengths are in `_<field>_length`; strings and bytes
+    are Python lists, pictures and sounds that vary in size lists of tensors.
 
     `split` may join several, as "train+val" does for a last fit. `shuffle=False` gives file order, for evaluation
-    and prediction. `columns` reads a part of the fields.
+    and prediction. `columns` reads a part of the fields; the default is all but the key. `verify` checks the bytes
+    against the manifest the `first` time that they are read, `always` or `never`.
+
+    `for batch in feed` is one epoch, and each time the next one; `state_dict()` says where it stands.
+    `feed.epoch(7)` is that epoch, whatever came before.
 
     Raises: DatasetError for a dataset that is missing or damaged, when opened or, for a file, when first read.
     """
@@ -48,33 +52,53 @@ class Feed:
         num_workers: int = 2,
         verify: Verify = "first",
     ) -> None:
+        self.url, self.split = dataset_url, split
+        self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
         self.card: Card = cards.load(dataset_url, version)
-        splits = split.split("+")
+        schema, splits = self.card.schema, split.split("+")
         if missing := [name for name in splits if name not in self.card.splits]:
             raise DatasetError(
                 f"{dataset_url}: no split {missing[0]!r}; there are {', '.join(self.card.splits) or 'none'}"
             )
-        schema = self.card.schema
         self.columns = list(columns) if columns is not None else [n for n in schema.names if n != schema.key]
         if unknown := [name for name in self.columns if name not in schema.names]:
             raise DatasetError(f"{dataset_url}: no field {unknown[0]!r}; there are {', '.join(schema.names)}")
-        self.url, self.split = dataset_url, split
-        self.rank, self.world_size = rank, world_size
-        self._settings: dict[str, Any] = {"global_batch_size": global_batch_size, "seed": seed, "shuffle": shuffle}
-        self._settings["lanes"] = lanes if shuffle else world_size
-        self._num_workers = num_workers
-        self._buffers = Buffers(pinned=torch.cuda.is_available())
-        self.timings = Timings()
-        self._fields = [schema[name] for name in self.columns]
-        self._kept = 2 * (self._settings["lanes"] + num_workers)
-        self._row_groups = RowGroups(
-            manifest.read(dataset_url, self.card), splits, schema, self.timings, verify, self._kept
-        )
+        if not shuffle:  # each rank has a range in file order, whatever their number
+            lanes, global_batch_size = world_size, max(1, global_batch_size // world_size) * world_size
+        self._planned: dict[str, Any] = {
+            "global_batch_size": global_batch_size,
+            "lanes": lanes,
+            "seed": seed,
+            "shuffle": shuffle,
+        }
+        self._verify: Verify = verify
+        self._next = self._at = (0, 0)  # epoch and batch at which the next pass begins, and at which this one is
+        self._open()
         expected, found = sum(self.card.splits[name].rows for name in splits), self.num_rows
         if expected != found:
             raise DatasetError(
                 f"{dataset_url}: split {split!r}: the card says {expected:,} rows, the manifest {found:,}"
             )
+
+    def _open(self) -> None:
+        self._pid = os.getpid()
+        self.timings = Timings()
+        self._buffers = Buffers(pinned=torch.cuda.is_available())
+        self._row_groups = RowGroups(
+            manifest.read(self.url, self.card),
+            self.split.split("+"),
+            self.card.schema,
+            self.timings,
+            self._verify,
+            self._num_kept,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("timings", "_buffers", "_row_groups")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
 
     def __repr__(self) -> str:
         where, version = store.shown(store.absolute(self.url)), self.card.version
@@ -88,34 +112,59 @@ class Feed:
     def num_rows(self) -> int:
         return int(self._row_groups.num_rows.sum())
 
+    @property
+    def _num_kept(self) -> int:
+        """Row groups that are kept decoded: the one that each lane is in and the one that follows, for each thread."""
+        return 2 * (int(self._planned["lanes"]) + self.num_workers)
+
     def plan(self, epoch: int) -> Plan:
-        return Plan(self._row_groups.num_rows, epoch=epoch, **self._settings)
+        return Plan(self._row_groups.num_rows, epoch=epoch, **self._planned)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self._next
+        self._next, self._at = (epoch + 1, 0), (epoch, first)
+        for number, batch in enumerate(self.epoch(epoch, first), first + 1):
+            self._at = (epoch, number)
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where `for batch in feed` stands, for JSON: the same for every rank, and for any number of them."""
+        epoch, batch = self._at if self._at[1] < len(self) else (self._at[0] + 1, 0)
+        return {"version": self.card.version, "split": self.split, **self._planned, "epoch": epoch, "batch": batch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The next `for batch in feed` goes on there. Raises: DatasetError for the position of another feed."""
+        mine = self.state_dict()
+        differs = [
+            f"{name} is {mine[name]!r} here and {state.get(name)!r} there"
+            for name in mine
+            if name not in ("epoch", "batch") and mine[name] != state.get(name)
+        ]
+        if differs:
+            raise DatasetError(f"{self!r}: the position is of another feed: {'; '.join(differs)}")
+        self._next = self._at = (int(state["epoch"]), int(state["batch"]))
 
     def epoch(self, epoch: int = 0, first_batch: int = 0) -> Generator[Batch]:
         """This rank's part of every global batch of an epoch, from `first_batch` on."""
+        if os.getpid() != self._pid:  # forked: another thread may have held a lock, which nobody opens here
+            self._open()
         plan = self.plan(epoch)
         reader = BlockReader(
             plan,
             self._row_groups,
-            self._fields,
+            [self.card.schema[name] for name in self.columns],
             self.card.schema.label,
             self.rank,
             self.world_size,
-            self._kept,
+            self._num_kept,
             self._buffers,
             self.timings,
         )
-        batch_bytes = sum(map(_weight, self._fields)) * plan.global_batch_size // self.world_size
-        work = blocks(first_batch, plan.num_batches, batch_bytes)
-        with PlannedReader(self.columns, work, reader.read, self._num_workers, 2 * self._num_workers) as ahead:
-            for batches in ahead:
+        work = reader.blocks(first_batch)
+        with PlannedReader(self.columns, work, reader.read, self.num_workers, 2 * self.num_workers) as ahead:
+            while True:
+                with self.timings("wait"):
+                    batches = next(ahead, None)
+                if batches is None:
+                    return
                 yield from batches
-
-
-def _weight(field: Field) -> int:
-    """About how many bytes a value is in a batch."""
-    if not field.is_varying:
-        return field.num_bytes
-    if field.shape:
-        return math.prod(size or VARYING_SIZE for size in field.shape) * field.numpy_dtype.itemsize
-    return VARYING_SIZE

@@ -7,6 +7,7 @@ of batches, and results come in the order of the items, so no row can be lost or
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import warnings
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
+from penstock.errors import RunError
 from train.feed.gather import one_core_each
 
 
@@ -79,6 +81,7 @@ class OrderedPool:
     def __init__(self, num_workers: int, ahead: int) -> None:
         self.workers_count = num_workers
         self._ahead = ahead
+        self._pid = os.getpid()
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="feed", initializer=one_core_each)
         self._pending: deque[Future[list[Batch]]] = deque()
 
@@ -94,6 +97,8 @@ class OrderedPool:
 
     def get_results(self) -> list[Batch]:
         """The next block. Raises: what the worker raised, or EmptyResultError after the last one."""
+        if os.getpid() != self._pid:  # the threads are in the process that was forked: one would wait for ever
+            raise RunError("this pass over a feed was begun in another process; begin one here, with feed.epoch(…)")
         if not self._pending:
             raise EmptyResultError
         batches = self._pending.popleft().result()
