@@ -22,6 +22,7 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   run      raw files -> a dataset version -> a run -> predictions for its test rows
   predict  a run and a dataset version -> predictions
   verify   recount and re-checksum a dataset version against its card
+  feed     read a dataset version as fast as it goes, without a model: rows/s, bytes/s, time of each stage
   doctor   what is installed here, what is missing, how to mend it
 
 first steps:
@@ -62,6 +63,8 @@ def _main(arguments: list[str]) -> int:
             from train.predict import main as chosen
         case "verify":
             from penstock.verify import main as chosen
+        case "feed":
+            from train.feed.speed import main as chosen
         case "doctor":
             from penstock.doctor import main as chosen
         case "--help" | "-h":
@@ -110,7 +113,8 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     folder = _unfinished_or_new(
         out / "runs", lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config)
     )
-    trained = training.train(recipe, dataset, folder, config, device, built.card.version, console)
+    reading = training.reading(arguments)
+    trained = training.train(recipe, dataset, folder, config, device, built.card.version, console, reading)
     console.say()
     training.report(trained, console)
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -30,6 +30,7 @@ from train import checkpoint
 from train.config import TrainConfig
 from train.evaluate import evaluate
 from train.feed import Feed
+from train.feed.row_groups import Verify
 from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
 from train.loop import train as train_loop
@@ -54,8 +55,11 @@ def train(
     device: torch.device,
     version: str | None,
     console: Console,
+    reading: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
+
+    `reading` are options of `Feed` that change how it reads, not what: `num_workers`, `verify`.
 
     Raises: RunError where the folder holds a run of another configuration, recipe or dataset version.
     """
@@ -76,6 +80,7 @@ def train(
         global_batch_size=config.global_batch_size,
         lanes=config.lanes,
         seed=config.seed,
+        **(reading or {}),
     )
     if not train_feed.num_rows:
         raise RunError(
@@ -100,7 +105,7 @@ def train(
 
         def on_epoch(result: EpochResult) -> None:
             times = result.times
-            timing = {
+            timing: dict[str, Any] = {
                 "epoch": times.epoch,
                 "rows": times.rows,
                 "seconds": times.seconds,
@@ -240,8 +245,8 @@ def report(trained: Trained, console: Console) -> None:
     if figures:
         console.say(f"Test {figures} on {told['test_rows']:,} rows")
     console.say(
-        f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, {told['bytes_per_s'] / 1e6:,.1f} MB/s, "
-        f"{told['seconds_per_epoch']:.1f} s per epoch on {told['device']}"
+        f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, "
+        f"{told['bytes_per_s'] / 1e6:,.1f} MB/s, {told['seconds_per_epoch']:.1f} s per epoch on {told['device']}"
     )
     if (told_to := advice(told["feed_seconds"], told["data_stall"], told["num_workers"])) is not None:
         console.say(told_to)
@@ -268,6 +273,21 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--seed", type=int, help="default: the recipe's")
     made.add_argument("--train-split", metavar="SPLIT", help="default: train; train+val for a last fit")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    add_reading_arguments(made)
+
+
+def add_reading_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--num-workers", type=int, default=2, help="threads of the feed; default: 2")
+    made.add_argument(
+        "--verify",
+        choices=get_args(Verify),
+        default="first",
+        help="check bytes against the manifest the first time that they are read (default), always or never",
+    )
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"num_workers": arguments.num_workers, "verify": arguments.verify}
 
 
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
@@ -283,7 +303,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     config = configure(recipe, arguments)
     device = choose_device(arguments.device)
     folder = Path(arguments.out).expanduser().absolute()
-    trained = train(recipe, arguments.data, folder, config, device, arguments.version, console)
+    trained = train(recipe, arguments.data, folder, config, device, arguments.version, console, reading(arguments))
     report(trained, console)
     return {"run": str(trained.folder), "reused": trained.reused, **trained.report}
 

@@ -91,7 +91,7 @@ def test_a_permutation_holds_each_number_once(n: int, key: list[int]) -> None:
 
 
 def test_lanes_must_divide_the_batch_and_ranks_the_lanes() -> None:
-    with pytest.raises(ValueError, match="8 does not divide 100"):
+    with pytest.raises(ValueError, match="found 8 lanes and a batch of 100"):
         Plan(np.array([10]), 100, 8)
-    with pytest.raises(ValueError, match="3 does not divide 8"):
+    with pytest.raises(ValueError, match="divides the 8 lanes, and a rank below it, found rank 0 of 3"):
         Plan(np.array([10]), 16, 8).pieces(0, 1, 0, 3)

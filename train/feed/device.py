@@ -27,7 +27,7 @@ def to_device(batches: Iterable[Batch], device: torch.device, timings: Timings) 
             coming = {name: _copied(value, device) for name, value in batch.items()}
             done.record()
         copies.append((begun, done))
-        while copies and copies[0][1].query():
+        while copies and copies[0][1].query():  # type: ignore[no-untyped-call]
             begun, done = copies.popleft()
             timings.add("copy", begun.elapsed_time(done) / 1e3)
         if ahead is not None:

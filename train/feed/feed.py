@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from penstock import card as cards
@@ -72,6 +73,7 @@ class Feed:
             "shuffle": shuffle,
         }
         self._verify: Verify = verify
+        Plan(np.zeros(1, np.int64), **self._planned).pieces(0, 1, rank, world_size)  # says what does not fit together
         self._next = self._at = (0, 0)  # epoch and batch at which the next pass begins, and at which this one is
         self._open()
         expected, found = sum(self.card.splits[name].rows for name in splits), self.num_rows

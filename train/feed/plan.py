@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.digest import U64, splitmix64
+from penstock.errors import RunError
 
 I64 = npt.NDArray[np.int64]
 
@@ -47,9 +48,10 @@ class Plan:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        if self.lanes < 1 or self.global_batch_size % self.lanes:
-            raise ValueError(
-                f"lanes must divide the global batch size: {self.lanes} does not divide {self.global_batch_size}"
+        if self.lanes < 1 or self.global_batch_size < 1 or self.global_batch_size % self.lanes:
+            raise RunError(
+                f"expected lanes that divide the global batch size, found {self.lanes} lanes and a batch of "
+                f"{self.global_batch_size}; choose others"
             )
 
     @cached_property
@@ -80,10 +82,13 @@ class Plan:
     def pieces(self, first: int, count: int = 1, rank: int = 0, world_size: int = 1) -> list[Piece]:
         """The rows that `count` batches from `first` on have for one rank: all of its first lane, then of its second.
 
-        [] where the rank has none left. Raises: ValueError where the world size does not divide the lanes.
+        [] where the rank has none left. Raises: RunError where the world size does not divide the lanes.
         """
-        if self.lanes % world_size:
-            raise ValueError(f"the world size must divide the lanes: {world_size} does not divide {self.lanes}")
+        if self.lanes % world_size or not 0 <= rank < world_size:
+            raise RunError(
+                f"expected a world size that divides the {self.lanes} lanes, and a rank below it, found rank {rank} of "
+                f"{world_size}; choose lanes that it divides, such as {self.lanes * world_size}"
+            )
         share = self.global_batch_size // self.lanes
         found = []
         for lane in range(rank, self.lanes, world_size):

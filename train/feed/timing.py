@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 STAGES = {
-    "fetch": "bytes from the storage, and their checksums",
-    "decode": "Arrow, or a decoder of pictures or sounds, for columns that cannot be read in place",
+    "fetch": "bytes from the storage, and their check",
+    "decode": "values that cannot be read in place",
     "assemble": "rows into batches",
     "copy": "batches to the device",
     "wait": "the trainer, for a batch",
