@@ -92,19 +92,41 @@ def test_rows_stay_whole(dataset: Path) -> None:
         np.testing.assert_array_equal(batch["label"].numpy(), batch["id"].numpy() % 3)
 
 
-def test_two_processes_read_every_row_once(dataset: Path) -> None:
-    code = (
-        "import sys, json; from train.feed import Feed\n"
-        "f = Feed(sys.argv[1], global_batch_size=16, lanes=4, columns=['id'], rank=int(sys.argv[2]), world_size=2)\n"
-        "print(json.dumps([b['id'].tolist() for b in f.epoch(1)]))"
-    )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code, str(dataset), str(rank)], stdout=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    batches = [json.loads(run.communicate()[0]) for run in runs]
-    assert sorted(i for rank in batches for batch in rank for i in batch) == list(range(67))
-    assert len(batches[0]) == len(batches[1])
+PROCESSES = """
+import json, os, sys
+from train.feed import Feed
+
+for world_size in (1, 2, 3, 4, 8):
+    for rank in range(world_size):
+        if not os.fork():
+            options = {"rank": rank, "world_size": world_size, "columns": ["id"]}
+            feed = Feed(sys.argv[1], global_batch_size=48, lanes=24, **options)
+            batches = [batch["id"][batch["_weight"] > 0].tolist() for batch in feed.epoch(1)]
+            with open(f"{sys.argv[2]}/{world_size}-{rank}", "w") as file:
+                json.dump(batches, file)
+            os._exit(0)
+while True:
+    try:
+        assert os.wait()[1] == 0
+    except ChildProcessError:
+        break
+"""
+
+
+def test_any_number_of_processes_reads_the_same_batches(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset", SCHEMA, {"train": numbered_files([[50, 1, 70], [200, 9]])})
+    subprocess.run([sys.executable, "-c", PROCESSES, folder, tmp_path], check=True, timeout=300)
+    whole = json.loads((tmp_path / "1-0").read_text())
+    assert sorted(i for batch in whole for i in batch) == list(range(330))
+    for world_size in (2, 3, 4, 8):
+        ranks = [json.loads((tmp_path / f"{world_size}-{rank}").read_text()) for rank in range(world_size)]
+        assert {len(batches) for batches in ranks} == {len(whole)}
+        for number, batch in enumerate(whole):
+            parts = [rank[number] for rank in ranks]
+            if len(batch) == 48:  # two rows of each lane: lane l is the (l // W)-th of rank l % W
+                lanes = [parts[lane % world_size][lane // world_size * 2 :][:2] for lane in range(24)]
+                assert [i for lane in lanes for i in lane] == batch
+            assert sorted(i for part in parts for i in part) == sorted(batch)
 
 
 def test_unshuffled_rows_come_in_file_order(dataset: Path) -> None:
