@@ -107,13 +107,14 @@ def _varying_hashes(data: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64])
     # Eight bytes from any place on, read at once: with zeros behind the last value each place has that many.
     padded = np.concatenate([data, np.zeros(WORD_BYTES, np.uint8)])
     word_at = np.ndarray((len(data) + 1,), "<u8", padded.data, strides=(1,))
+    weights = _weights(lengths.max(initial=0))
     hashes = np.empty(n, np.uint64)
     for length in np.unique(lengths):  # values of one length are a matrix: no Python per row
         rows = np.flatnonzero(lengths == length)
         words = word_at[offsets[rows][:, None] + np.arange(0, length, WORD_BYTES)]  # (rows, words)
         if rest := length % WORD_BYTES:
             words[:, -1] &= np.uint64((1 << 8 * rest) - 1)
-        hashes[rows] = _word_hashes(words, length)
+        hashes[rows] = _word_hashes(words, length, weights)
     return hashes
 
 
@@ -121,15 +122,23 @@ def _fixed_hashes(raw: npt.NDArray[np.uint8]) -> U64:
     """(n, length) bytes -> (n,) hashes."""
     n, length = raw.shape
     if length % WORD_BYTES:
-        padded = np.zeros((n, -(-length // WORD_BYTES) * WORD_BYTES), np.uint8)
+        padded = np.zeros((n, _num_words(length) * WORD_BYTES), np.uint8)
         padded[:, :length] = raw
         raw = padded
-    return _word_hashes(np.ascontiguousarray(raw).view("<u8"), length)
+    return _word_hashes(np.ascontiguousarray(raw).view("<u8"), length, _weights(length))
 
 
-def _word_hashes(words: U64, length: int) -> U64:
+def _num_words(length: int) -> int:
+    return -(-length // WORD_BYTES)
+
+
+def _weights(length: int) -> U64:
+    """S(0), S(1), …, as many as a value of `length` bytes needs."""
+    return splitmix64(np.arange(_num_words(length) + 1, dtype=np.uint64))
+
+
+def _word_hashes(words: U64, length: int, weights: U64) -> U64:
     """(n, words) of values of `length` bytes -> (n,) hashes."""
     n, num_words = words.shape
-    weights = splitmix64(np.arange(num_words + 1, dtype=np.uint64))
-    hashes: U64 = words @ weights[1:] + np.full(n, length, np.uint64) * weights[0]
+    hashes: U64 = words @ weights[1 : num_words + 1] + np.full(n, length, np.uint64) * weights[0]
     return hashes

@@ -79,9 +79,28 @@ def test_the_source_decides_where_it_says_something(rows: DataFrame) -> None:
 def test_splits_are_counted_in_the_order_of_the_recipe(rows: DataFrame) -> None:
     with_empty = Split({"train": 0.7, "never": 0.0000001, "a_test": 0.2999999}, source="said")
     assigned = split.assign(rows.withColumn("said", F.expr("if(id = 5, 'b-1', null)")), SCHEMA, with_empty)
-    found = split.count(assigned, with_empty)
+    found, _ = split.count(assigned, SCHEMA, with_empty)
     assert list(found) == ["train", "never", "a_test", "b-1"]
     assert (found["never"], found["b-1"], sum(found.values())) == (0, 1, KEYS)
+
+
+def test_the_width_of_a_row_is_measured(spark: SparkSession) -> None:
+    fields = (
+        Field("id", "string"),
+        Field("x", "int16", (4,)),
+        Field("tokens", "int32", (None,)),
+        Field("photo", "uint8", (None, None, 3), "png"),
+        Field("payload", "bytes"),
+        Field("n", "float64"),
+    )
+    values = [("a", b"8 bytes.", [1, 2, 3], b"12345", b"", 0.5), ("größe", b"8 bytes.", [], b"1", b"1234567", 0.5)]
+    ddl = "id string, x binary, tokens array<int>, photo binary, payload binary, n double"
+    df = spark.createDataFrame(values, ddl).withColumn("split", F.lit("train"))
+    widths = [1 + 8 + 12 + 5 + 0 + 8, 7 + 8 + 0 + 1 + 7 + 8]  # UTF-8
+    schema = Schema(fields, key="id")
+    assert [row[0] for row in df.select(split.row_bytes(schema)).collect()] == widths
+    assert split.count(df, schema, Split({"train": 1.0})) == ({"train": 2}, round(sum(widths) / 2))
+    assert split.count(df.limit(0), schema, Split({"train": 1.0})) == ({"train": 0}, 1)
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", "a b"])
@@ -89,7 +108,7 @@ def test_a_split_that_cannot_be_a_folder_is_refused(rows: DataFrame, name: str) 
     sourced = Split({"train": 1.0}, source="said")
     assigned = split.assign(rows.limit(3).withColumn("said", F.lit(name)), SCHEMA, sourced)
     with pytest.raises(RecipeError, match=f"split: '{name}' cannot name a split; use letters, digits, '_' and '-'"):
-        split.count(assigned, sourced)
+        split.count(assigned, SCHEMA, sourced)
 
 
 def test_every_row_is_placed_in_the_order_that_its_hash_gives(rows: DataFrame) -> None:
