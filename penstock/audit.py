@@ -142,7 +142,7 @@ def _check_encoded(column: pa.ChunkedArray, field: Field, where: str) -> None:
         except DatasetError as error:
             raise DatasetError(
                 f"{where}, row {row}: {error}; the recipe's clean() must mend such values, or a rule refuse the rows"
-            ) from error
+            ) from None  # of what an executor raises, only the first sentence is shown
 
 
 def _check_columns(found: pa.Schema, schema: Schema, where: str) -> None:

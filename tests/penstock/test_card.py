@@ -18,7 +18,15 @@ from penstock.errors import DatasetError
 from penstock.schema import Field, Schema
 
 SCHEMA = Schema(
-    (Field("id", "string"), Field("x", "float32", (2, 3)), Field("label", "int64")), key="id", label="label"
+    (
+        Field("id", "string"),
+        Field("x", "float32", (2, 3)),
+        Field("tokens", "int32", (None,)),
+        Field("photo", "uint8", (8, None), "png"),
+        Field("label", "int64"),
+    ),
+    key="id",
+    label="label",
 )
 
 
@@ -68,8 +76,20 @@ def test_counts_make_a_card_where_they_add_up_and_only_there(
 def test_the_contract_is_fields_and_transforms_but_neither_label_nor_version() -> None:
     assert card(version="v2", schema=SCHEMA.without_label()).contract == card().contract
     assert card(transforms={}).contract != card().contract
-    other = Schema((Field("id", "string"), Field("x", "float64", (2, 3))), key="id")
-    assert card(schema=other).contract != card().contract
+    *fields, _ = SCHEMA.fields
+    others = [
+        Field("x", "float64", (2, 3)),
+        Field("tokens", "int64", (None,)),
+        Field("photo", "uint8", (8, None), "jpeg"),
+    ]
+    for other in others:
+        changed = Schema(tuple(other if field.name == other.name else field for field in fields), key="id")
+        assert card(schema=changed).contract != card().contract
+
+
+def test_the_contract_of_a_run_from_before_there_were_encodings_is_still_its_own() -> None:
+    schema = Schema((Field("id", "string"), Field("x", "float32", (2, 3)), Field("label", "int64")), "id", "label")
+    assert card(schema=schema).contract == "eac6e9ef09bbcd25"
 
 
 @pytest.mark.parametrize(
