@@ -13,11 +13,20 @@ from pyspark.sql import DataFrame
 
 from penstock import tensors
 from penstock.audit import FileAudit
+from penstock.errors import RecipeError
 from penstock.schema import Field
 
 
 def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
-    """Replaces number columns, none null, by one tensor of theirs; `columns` in C order of `into.shape`."""
+    """Replaces number columns, none null, by one tensor of theirs; `columns` in C order of `into.shape`.
+
+    Raises: RecipeError where `into` is no tensor, or, when rows are packed, where a value does not fit it.
+    """
+    if not into.is_tensor or math.prod(into.shape) != len(columns):
+        raise RecipeError(
+            f"pack: {len(columns)} columns make a tensor of {len(columns)} elements, "
+            f"but field {into.name!r} is {into.dtype} of shape {into.shape}; name as many columns as it has elements"
+        )
     rest = [field for field in df.schema.fields if field.name not in set(columns)]
     names = [field.name for field in rest]
 

@@ -25,6 +25,7 @@ from penstock.console import Console
 from penstock.digest import combine, rows_digest
 from penstock.encoded import decode
 from penstock.errors import PenstockError
+from penstock.pages import read_struct
 from penstock.recipe import find
 from penstock.verify import verify
 from tests.etl.conftest import Run, leftovers, write_recipe
@@ -88,7 +89,7 @@ def sample(number: int) -> Sample:
     rng = random.Random(number)
     width = rng.randrange(1, 12)
     pixels = np.frombuffer(rng.randbytes(8 * width * 3), np.uint8).reshape(8, width, 3)
-    tokens = [rng.randrange(-5, 1 << 31) for _ in range(rng.randrange(40))]
+    tokens = [rng.choice([-(1 << 31), *range(9)]) for _ in range(rng.randrange(40))]
     return Sample(tokens, pixels, rng.randbytes(rng.randrange(30)), number % 2)
 
 
@@ -171,6 +172,9 @@ def test_they_are_plain_pages_with_small_footers(made: tuple[Path, Built]) -> No
                 places[name]["num_bytes"],
             )
             assert (places[name]["values"] is not None) == (name == "label")
+            raw = memoryview((out / built.card.data / file).read_bytes())[chunk.data_page_offset :]
+            header, end = read_struct(raw[: chunk.total_compressed_size], 0)
+            assert end + header[3] == chunk.total_compressed_size  # one page
             if name in ("photo", "payload"):
                 assert not chunk.is_stats_set or not chunk.statistics.has_min_max
 

@@ -68,6 +68,15 @@ def test_columns_become_a_tensor_in_their_order(spark: SparkSession) -> None:
         )
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (None,), ()])
+def test_only_a_tensor_of_as_many_elements_is_packed(spark: SparkSession, shape: tuple[int | None, ...]) -> None:
+    df = spark.createDataFrame([(1, 2)], "a int, b int")
+    with pytest.raises(
+        RecipeError, match="pack: 2 columns make a tensor of 2 elements, but field 'x' is int32 of shape"
+    ):
+        pack(df, ["a", "b"], into=Field("x", "int32", shape))
+
+
 def test_a_value_that_does_not_fit_is_the_recipes_error(spark: SparkSession) -> None:
     df = spark.createDataFrame([(1, 300)], "a int, b int")
     message = "field 'x': the value 300 does not fit uint8; refuse such rows with a rule"
