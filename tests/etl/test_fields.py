@@ -29,6 +29,7 @@ from penstock.pages import read_struct
 from penstock.recipe import find
 from penstock.verify import verify
 from tests.etl.conftest import Run, leftovers, write_recipe
+from train.feed import Feed
 
 GROUP_BYTES = 8_192
 RECIPE = f'''
@@ -144,6 +145,19 @@ def test_pandas_duckdb_and_spark_read_them_as_they_are(spark: SparkSession, made
     for tokens, photo, payload in rows:
         expected = SAMPLES[name]
         assert (list(tokens), bytes(photo), bytes(payload)) == (expected.tokens, expected.png, expected.payload)
+
+
+def test_the_feed_reads_them(made: tuple[Path, Built]) -> None:
+    out, built = made
+    names = set()
+    for batch in Feed(str(out), "train", global_batch_size=64, columns=built.card.schema.names).epoch():
+        lists = [row[:n].tolist() for row, n in zip(batch["tokens"], batch["_tokens_length"].tolist(), strict=True)]
+        for name, tokens, photo, payload in zip(batch["name"], lists, batch["photo"], batch["payload"], strict=True):
+            expected = SAMPLES[name]
+            assert (tokens, payload) == (expected.tokens, expected.payload)
+            np.testing.assert_array_equal(photo.numpy(), expected.pixels)
+            names.add(name)
+    assert len(names) == built.card.splits["train"].rows
 
 
 def test_row_groups_are_as_large_as_asked(made: tuple[Path, Built]) -> None:
