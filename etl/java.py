@@ -71,5 +71,5 @@ def _version(home: Path) -> int | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r'version "(\d+)', answer.stderr)
+    match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)  # Java 8 calls itself 1.8
     return int(match.group(1)) if match else None

@@ -71,7 +71,6 @@ def test_a_java_that_does_not_run_spark_is_passed_over_and_named(
     assert java.find().home == tmp_path / "new"
 
 
-@pytest.mark.xfail(strict=True, reason="not yet so")
 def test_java_8_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(of_version(tmp_path / "old", "1.8.0_392")))
     with pytest.raises(PenstockError, match="found JAVA_HOME: Java 8 in"):
