@@ -41,6 +41,12 @@ OTHER_SETTINGS = {
     "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
 }
 
+# What ANSI mode raises where an expression has no value: SQLSTATE class 22, "data exception", of ISO/IEC 9075-2.
+DATA_EXCEPTION = re.compile(
+    r"\[[A-Z_.]+\] (?P<why>[^\n]*?)(?: If necessary set [^\n]*)? SQLSTATE: 22\w{3}"
+    r"(?:\n== SQL \([^\n]*\) ==\n(?P<sql>[^\n]*)|\n== DataFrame ==\n[^\n]*\n(?P<line>[^\n]*))?"
+)
+
 
 @contextmanager
 def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
@@ -49,26 +55,47 @@ def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
         yield SparkSession.builder.getOrCreate()
         return
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # what it logs is raised as well
+    for logger in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what they log is raised as well
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM
-    if not submitted:
+    if submitted:
+        SparkContext._ensure_initialized()  # else SparkConf would not know what spark-submit was told
+    else:
         java.use()
     conf = SparkConf()
     if master is not None or not conf.contains("spark.master"):
         conf.setMaster(master or "local[*]")
-    local = (conf.get("spark.master") or "").startswith("local")
+    chosen = conf.get("spark.master") or ""
+    if not re.match("yarn$|spark:|k8s:|local", chosen):  # Spark's launcher would say so in a stack trace
+        raise PenstockError(_not_started(chosen, "expected local[*], yarn, spark://HOST:PORT or k8s://HOST:PORT"))
+    local = chosen.startswith("local")
     with tempfile.TemporaryDirectory(prefix="penstock-spark-", ignore_cleanup_errors=True) as scratch:
         for key, value in {**(_local_settings(scratch) if local else {}), **OTHER_SETTINGS}.items():
             conf.setIfMissing(key, value)
         conf.setAll(list(RESULT_SETTINGS.items())).setAppName(app_name)
-        spark = SparkSession.builder.config(conf=conf).getOrCreate()
-        gateway = spark.sparkContext._gateway
         try:
-            yield spark
+            spark = _start(conf, chosen)
+            try:
+                yield spark
+            finally:
+                spark.stop()
         finally:
-            spark.stop()
-            if not submitted and gateway is not None:
-                _end_jvm(gateway)
+            if not submitted and SparkContext._gateway is not None:
+                _end_jvm(SparkContext._gateway)
+
+
+def _start(conf: SparkConf, master: str) -> SparkSession:
+    try:
+        return SparkSession.builder.config(conf=conf).getOrCreate()
+    except (Py4JJavaError, PySparkException) as error:
+        if SparkContext._active_spark_context is not None:
+            SparkContext._active_spark_context.stop()
+        cause = re.search(r"^(?:: [\w.$]+: |\[\w+\] )(.*)", str(error), re.MULTILINE)
+        raise PenstockError(_not_started(master, cause.group(1) if cause else str(error))) from error
+
+
+def _not_started(master: str, why: str) -> str:
+    return f"Spark does not start with master {master!r}; check --master ({why})"
 
 
 def _local_settings(scratch: str) -> dict[str, str]:
@@ -138,6 +165,8 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
         return StorageError(f"{out}: no space left on the device; free some or choose another place")
     if "Permission denied" in text or "AccessControlException" in text:
         return StorageError(f"{out} or {raw_url}: permission denied; choose another place or change its mode")
+    if gone := re.search(r"FAILED_READ_FILE.FILE_NOT_EXIST\] Encountered error while reading file (.+?)\. File", text):
+        return RawDataError(f"{gone.group(1)}: is no longer there; let the raw data be while it is read, and run again")
     if read := re.search(r"FAILED_READ_FILE\S*\] Encountered error while reading file (\S+?)\.(?=\s)", text):
         cause = re.search(r"(EOFException|ZipException|IOException): ([^\n]*)", text)
         why = f": {cause.group(2)}" if cause else ""
@@ -146,4 +175,8 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
         r"\[(UNRESOLVED_COLUMN|PARSE_SYNTAX_ERROR|DATATYPE_MISMATCH|UNRESOLVED_ROUTINE)[^\]]*\] ([^\n]*)", text
     ):
         return RecipeError(f"the recipe asks Spark for something that is not there: {analysis.group(2)}")
+    if failed := DATA_EXCEPTION.search(text):
+        what = failed["sql"] or failed["line"]
+        expression = f"the recipe's expression {what.strip()!r}" if what else "an expression of the recipe"
+        return RecipeError(f"{expression} fails on this data: {failed['why']}")
     return None

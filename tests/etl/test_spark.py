@@ -82,14 +82,12 @@ EXPRESSION = """[DIVIDE_BY_ZERO] Division by zero. Use `try_divide` to tolerate 
 """
 
 
-@pytest.mark.xfail(strict=True, reason="not yet so")
 def test_an_expression_that_fails_on_the_data_is_named() -> None:
     found = _explain(EXPRESSION, "RAW", "OUT")
     assert type(found) is RecipeError
     assert str(found).startswith("the recipe's expression '1/age > 0' fails on this data: Division by zero.")
 
 
-@pytest.mark.xfail(strict=True, reason="not yet so")
 def test_a_master_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "digits.csv").write_text("1\n")
     arguments = ["etl", "digits", "--raw", tmp_path / "digits.csv", "--out", tmp_path / "out", "--master", "nobody"]
