@@ -79,13 +79,14 @@ def _with_lines(raw_url: str) -> Callable[[pa.Table], pa.Table]:
 
 def _lines(url: str, records: Sequence[str]) -> list[int | None]:
     """The number, from 1, of the line that each record is; equal records take their lines in turn."""
-    wanted: dict[bytes, list[int]] = defaultdict(list)
+    wanted: dict[str, list[int]] = defaultdict(list)
     for i in reversed(range(len(records))):
-        wanted[records[i].encode()].append(i)
+        wanted[records[i]].append(i)
     found: list[int | None] = [None] * len(records)
     fs, path = store.filesystem(url)
-    with fs.open(path, "rb", compression="infer") as file:
+    # As Spark reads text: a line ends with CR, LF or both, a byte order mark is none of it, other bytes become U+FFFD.
+    with fs.open(path, "rt", compression="infer", encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            if waiting := wanted.get(line.rstrip(b"\r\n")):
+            if waiting := wanted.get(line.removesuffix("\n")):
                 found[waiting.pop()] = number
     return found

@@ -8,6 +8,7 @@ could not be read) and `_why` not. Readers drop nothing and fail only where a wh
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -32,6 +33,11 @@ IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 IDX_BATCH = 2_000
 
 
+def escaped(url: str) -> str:
+    """The URL for a reader of Spark, which would take `[`, `{`, `*` or `?` in a folder's name as a pattern."""
+    return re.sub(r"([\\{}\[\]*?])", r"\\\1", url)
+
+
 def csv(
     spark: SparkSession,
     raw_url: str,
@@ -40,25 +46,31 @@ def csv(
     header: bool = False,
     nullable: Collection[str] = (),
 ) -> DataFrame:
-    """Comma-separated text, plain or compressed, one record a line; blank lines are no records.
+    """Comma-separated text in UTF-8, plain or compressed, one record a line; blank lines are no records.
 
-    `columns` maps every column, in the file's order, to its Spark SQL type. A record is malformed if it has
-    another number of fields, a value that is not of its type, or nothing in a column that is not `nullable`.
+    All files of the folder and of those in it are read, as the inventory counts them. `columns` maps every column, in
+    the file's order, to its Spark SQL type. A record is malformed if it has other bytes than UTF-8, another number of
+    fields, a value that is not of its type, or nothing in a column that is not `nullable`.
     """
-    lines = spark.read.text(raw_url).where("trim(value) <> ''")
+    lines = spark.read.option("recursiveFileLookup", "true").text(escaped(raw_url)).where("trim(value) <> ''")
     if header:
         lines = lines.where(F.trim("value") != F.lit(",".join(columns)))
     typed = ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
     parsed = F.from_csv("value", f"{typed}, _corrupt string", {**CSV_OPTIONS, "columnNameOfCorruptRecord": "_corrupt"})
     path = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
-    df = lines.select(path.alias("_file"), F.col("value").alias("_record"), parsed.alias("_parsed"))
+    df = lines.select(
+        path.alias("_file"),
+        F.make_valid_utf8("value").alias("_record"),
+        F.is_valid_utf8("value").alias("_is_text"),
+        parsed.alias("_parsed"),
+    )
     empty = [f"_parsed.`{name}` IS NULL" for name in columns if name not in set(nullable)]
     return df.select(
         *(f"_parsed.`{name}`" for name in columns),
         "_file",
         F.lit(None).cast("long").alias("_position"),
         "_record",
-        F.expr(" OR ".join(["_parsed._corrupt IS NOT NULL", *empty])).alias("_malformed"),
+        F.expr(" OR ".join(["NOT _is_text", "_parsed._corrupt IS NOT NULL", *empty])).alias("_malformed"),
         _csv_reason(columns, nullable).alias("_why"),
     )
 
@@ -80,7 +92,10 @@ def _csv_reason(columns: Mapping[str, str], nullable: Collection[str]) -> Column
     )
     fields = """size(split(regexp_replace(_record, '"[^"]*"', ''), ','))"""  # commas inside quotes part nothing
     miscounted = f"concat('expected {len(columns)} fields, found ', {fields})"
-    return F.expr(f"CASE WHEN {fields} <> {len(columns)} THEN {miscounted} ELSE {values} END")
+    return F.expr(
+        f"CASE WHEN NOT _is_text THEN 'expected UTF-8 text, found other bytes' "
+        f"WHEN {fields} <> {len(columns)} THEN {miscounted} ELSE {values} END"
+    )
 
 
 def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int, ...]) -> DataFrame:

@@ -23,13 +23,14 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from etl import clean, publish, split, transform
+from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
 from penstock import command, manifest, store
 from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
-from penstock.errors import DatasetError, RawDataError
+from penstock.errors import DatasetError, RawDataError, RecipeError
 from penstock.recipe import DatasetRecipe, Recipe, find
 from penstock.store import RawFile
 
@@ -66,7 +67,10 @@ def etl(
     Raises: RawDataError, RecipeError, StorageError; then nothing is published.
     """
     raw_url, out = store.absolute(raw_url), store.absolute(out)
+    store.check_apart(out, raw_url)
     dataset_recipe = recipe.dataset()
+    if frozen is not None:
+        _check_fields(frozen, dataset_recipe)
     clean_folder = store.join(out, "clean")
     with console.step("take stock of the raw files"):
         files = store.inventory(raw_url, _known_checksums(clean_folder))
@@ -115,7 +119,7 @@ def clean_stage(
         with console.step("read, check and clean") as update, progress(spark, update):
             _public(recipe.clean(clean.kept(observed))).write.option("compression", "zstd").parquet(data_url)
             counts = {name: int(value) for name, value in counted.get.items()}
-            counts["clean"] = spark.read.parquet(data_url).count()
+            counts["clean"] = spark.read.parquet(escaped(data_url)).count()
         if not counts["raw"]:
             raise RawDataError(f"raw data: no row in the {len(files)} files of {store.shown(raw_url)}; check --raw")
         broken: dict[str, int] = {}
@@ -123,10 +127,11 @@ def clean_stage(
             with console.step("look up the refused rows") as update, progress(spark, update):
                 store.make_private(quarantine_url)
                 clean.refused(checked, raw_url).write.mode("append").parquet(quarantine_url)
-                quarantine = spark.read.parquet(quarantine_url)
+                quarantine = spark.read.parquet(escaped(quarantine_url))
                 broken = {row["rule"]: row["count"] for row in _per_rule(quarantine).collect()}
             if counts["quarantined"] > recipe.max_quarantined * counts["raw"]:
                 raise RawDataError(_too_many_refused(recipe, counts, quarantine, store.shown(raw_url)))
+        store.check_unchanged(raw_url, files)
         card = CleanCard(
             version=version,
             recipe=recipe.name,
@@ -158,8 +163,9 @@ def build_stage(
     data = f"data/{version}-{uuid.uuid4().hex[:8]}"
     data_url = store.join(out, data)
     with _removed_on_failure(data_url):
-        rows = split.assign(publish.conform(spark.read.parquet(clean_url), schema), schema, recipe.split)
+        rows = split.assign(publish.conform(spark.read.parquet(escaped(clean_url)), schema), schema, recipe.split)
         with console.step("count the splits") as update, progress(spark, update):
+            split.check_keys(rows, schema, recipe.split)
             num_rows, row_bytes = split.count(rows, schema, recipe.split)
         layout = split.plan(num_rows, row_bytes, recipe.row_group_bytes)
         placed = split.number_duplicates(split.place(rows, layout), schema)
@@ -271,6 +277,14 @@ def _damaged(data_url: str, folder: str, version: str) -> str:
         f"{store.shown(data_url)}: files of version {version} are missing or have another length than when they "
         f"were published; remove its card {where} and run again"
     )
+
+
+def _check_fields(frozen: Card, recipe: DatasetRecipe) -> None:
+    if frozen.schema.without_label() != recipe.schema.without_label():
+        raise RecipeError(
+            f"--frozen: version {frozen.version} is of recipe {frozen.recipe!r} and has other fields than recipe "
+            f"{recipe.name!r}; name a dataset that this recipe made"
+        )
 
 
 def _per_rule(quarantine: DataFrame) -> DataFrame:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext
@@ -21,7 +22,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from etl import java
-from penstock import errors
+from penstock import errors, store
 from penstock.console import Update
 from penstock.errors import PenstockError, RawDataError, RecipeError, StorageError
 
@@ -153,6 +154,8 @@ def user_errors(raw_url: str, out: str) -> Iterator[None]:
     except (Py4JJavaError, PySparkException) as error:
         if (sentence := _explain(str(error), raw_url, out)) is not None:
             raise sentence from error
+        if isinstance(error, Py4JJavaError):
+            error.add_note(str(error))  # its text lies in the JVM, which is gone when the traceback is printed
         raise
 
 
@@ -161,22 +164,27 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
     if raised := re.search(r"penstock\.errors\.(\w+): (.*)", text):
         kind: type[PenstockError] = getattr(errors, raised.group(1))
         return kind(raised.group(2).strip())
-    if "No space left on device" in text:
-        return StorageError(f"{out}: no space left on the device; free some or choose another place")
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        where = f"{out} or the folder of temporary files (TMPDIR)"
+        return StorageError(f"{where}: no space left on the device; free some or choose another place")
+    if "File too large" in text:
+        return StorageError(f"{out}: a file would be larger than is allowed here; raise the limit (ulimit -f)")
     if "Permission denied" in text or "AccessControlException" in text:
         return StorageError(f"{out} or {raw_url}: permission denied; choose another place or change its mode")
     if gone := re.search(r"FAILED_READ_FILE.FILE_NOT_EXIST\] Encountered error while reading file (.+?)\. File", text):
-        return RawDataError(f"{gone.group(1)}: is no longer there; let the raw data be while it is read, and run again")
+        where = store.shown(unquote(gone.group(1)))
+        return RawDataError(f"{where}: is no longer there; let the raw data be while it is read, and run again")
     if read := re.search(r"FAILED_READ_FILE\S*\] Encountered error while reading file (\S+?)\.(?=\s)", text):
         cause = re.search(r"(EOFException|ZipException|IOException): ([^\n]*)", text)
         why = f": {cause.group(2)}" if cause else ""
-        return RawDataError(f"{read.group(1)}: cannot be read{why}; the file is truncated or damaged: copy it again")
+        where = store.shown(unquote(read.group(1)))
+        return RawDataError(f"{where}: cannot be read{why}; the file is truncated or damaged: copy it again")
     if analysis := re.search(
         r"\[(UNRESOLVED_COLUMN|PARSE_SYNTAX_ERROR|DATATYPE_MISMATCH|UNRESOLVED_ROUTINE)[^\]]*\] ([^\n]*)", text
     ):
         return RecipeError(f"the recipe asks Spark for something that is not there: {analysis.group(2)}")
     if failed := DATA_EXCEPTION.search(text):
-        what = failed["sql"] or failed["line"]
-        expression = f"the recipe's expression {what.strip()!r}" if what else "an expression of the recipe"
-        return RecipeError(f"{expression} fails on this data: {failed['why']}")
+        sql, line = failed["sql"], failed["line"]
+        which = f" {sql.strip()!r}" if sql else f" at {line}" if line else ""
+        return RecipeError(f"the recipe's expression{which} fails on this data: {failed['why']}")
     return None

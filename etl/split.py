@@ -48,6 +48,21 @@ def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
     return df.withColumn("split", F.coalesce(F.col(split.source), by_hash) if split.source else by_hash)
 
 
+def check_keys(assigned: DataFrame, schema: Schema, split: Split) -> None:
+    """Raises: RecipeError where the source puts rows of one key into two splits; a hash alone cannot."""
+    if split.source is None:
+        return
+    number = F.xxhash64("split")  # Spark sorts where it aggregates text: several times slower
+    per_key = assigned.groupBy(schema.key).agg(F.min(number).alias("first"), F.max(number).alias("last"))
+    [(key,)] = per_key.where("first <> last").agg(F.min(schema.key)).collect()
+    if key is not None:
+        rows = assigned.where(F.col(schema.key) == key).select("split").distinct().orderBy("split").collect()
+        raise RecipeError(
+            f"split: the rows of key {key!r} are in the splits {' and '.join(repr(row['split']) for row in rows)}; "
+            f"column {split.source!r} must name one split for all rows of a key"
+        )
+
+
 def count(assigned: DataFrame, schema: Schema, split: Split) -> tuple[dict[str, int], int]:
     """The rows of each split, and the mean bytes of a row.
 

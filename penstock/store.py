@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,10 @@ from fsspec.implementations.local import LocalFileSystem
 from penstock.errors import DatasetError, RawDataError, StorageError
 
 CHUNK_BYTES = 4 << 20
+
+# Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
+# Source: HadoopFSUtils.shouldFilterOutPathName and PartitioningAwareFileIndex.isDataPath of Spark 4.3.
+NO_DATA = re.compile(r"(^|/)(\.|_(?!(common_)?metadata[^/]*/)[^=/]*(/|$)|[^/]*\._COPYING_(/|$))")
 
 
 @dataclass(frozen=True)
@@ -189,24 +194,65 @@ def check_writable(url: str) -> None:
         fs.rm_file(path)
 
 
-def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = None) -> list[RawFile]:
-    """The raw files below a URL (or the one file that it names), with the SHA-256 of each.
+def check_apart(out: str, raw_url: str) -> None:
+    """Raises: StorageError where a dataset at `out` would lie among its raw files."""
+    for name in ("cards", "data", "clean", "quarantine"):
+        if _lies_in(join(out, name), raw_url):
+            raise StorageError(
+                f"{shown(out)}: the dataset lies in the raw data's folder, and would be raw data to the next run; "
+                f"choose another place"
+            )
 
-    `known` maps (name, bytes, time of change) to checksums that an earlier inventory computed, so that an
-    unchanged file is read once in its life. Hidden files and those that start with `_` are no data.
 
-    Raises: RawDataError where there is nothing at the URL, or no file in the folder.
-    """
+def _lies_in(url: str, folder: str) -> bool:
+    (fs, path), (folder_fs, folder_path) = filesystem(url), filesystem(folder)
+    if isinstance(fs, LocalFileSystem):
+        path, folder_path = os.path.realpath(path), os.path.realpath(folder_path)
+    return fs == folder_fs and PurePosixPath(path).is_relative_to(folder_path)
+
+
+def raw_urls(raw_url: str) -> dict[str, str]:
+    """The raw files below a URL (or the one file that it names): name -> URL, sorted, as `inventory` has them."""
+    found = _raw_files(raw_url)
+    return {name: raw_url if path == filesystem(raw_url)[1] else join(raw_url, name) for name, path, _ in found}
+
+
+def _raw_files(raw_url: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name relative to the URL, path and fsspec's info of each raw file: those that Spark reads, also in folders."""
     fs, root = filesystem(raw_url)
     with storage_errors(raw_url):
         if not fs.exists(root):
             raise RawDataError(f"raw data: nothing at {shown(raw_url)}; check --raw")
         found: dict[str, dict[str, Any]] = {root: fs.info(root)} if fs.isfile(root) else fs.find(root, detail=True)
+    names = {
+        path: os.path.basename(path) if path == root else str(PurePosixPath(path).relative_to(root)) for path in found
+    }
+    return [(name, path, found[path]) for path, name in sorted(names.items()) if not NO_DATA.search(name)]
+
+
+def check_unchanged(raw_url: str, files: Sequence[RawFile]) -> None:
+    """Raises: RawDataError where the raw files are not, or no longer, those of an inventory."""
+    known = {(file.name, file.num_bytes, file.modified): file.sha256 for file in files if file.modified}
+    try:
+        now = inventory(raw_url, known)
+    except RawDataError as error:
+        raise RawDataError(f"raw data: {shown(raw_url)} changed while it was read; run again ({error})") from error
+    if changed := {(f.name, f.sha256) for f in files} ^ {(f.name, f.sha256) for f in now}:
+        name, _ = min(changed)
+        raise RawDataError(f"raw data: {name} in {shown(raw_url)} changed while it was read; run again")
+
+
+def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = None) -> list[RawFile]:
+    """The raw files below a URL (or the one file that it names), with the SHA-256 of each.
+
+    `known` maps (name, bytes, time of change) to checksums that an earlier inventory computed, so that an
+    unchanged file is read once in its life. Hidden files and those that start with `_` are no data, as to Spark.
+
+    Raises: RawDataError where there is nothing at the URL, or no file in the folder.
+    """
+    fs, _ = filesystem(raw_url)
     files = []
-    for path, info in sorted(found.items()):
-        name = os.path.basename(path) if path == root else str(PurePosixPath(path).relative_to(root))
-        if any(part.startswith((".", "_")) for part in PurePosixPath(name).parts) or name.endswith("._COPYING_"):
-            continue  # as Spark reads folders
+    for name, path, info in _raw_files(raw_url):
         link = bool(info.get("islink"))
         if info.get("type") == "other" and not link:  # a pipe would be waited for for ever
             raise RawDataError(f"raw data: {name} in {shown(raw_url)} is a pipe or a device, no file; remove it")
@@ -246,6 +292,10 @@ def storage_errors(url: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
                 f"{shown(url)}: no space left on the device; free some or choose another place"
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise StorageError(
+                f"{shown(url)}: a file would be larger than is allowed here; raise the limit (ulimit -f)"
             ) from error
         if error.errno == errno.EROFS:
             raise StorageError(f"{shown(url)}: the file system is read-only; choose another place") from error

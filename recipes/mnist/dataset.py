@@ -25,22 +25,19 @@ rules = (Rule("label_range", "label between 0 and 9", "the label must be 0 to 9"
 
 
 def read(spark: SparkSession, raw_url: str, labelled: bool) -> DataFrame:
-    names = store.file_names(raw_url)
-    images = [name for name in names if "-images-idx3-ubyte" in name]
+    urls = store.raw_urls(raw_url)
+    images = [name for name in urls if "-images-idx3-ubyte" in name]
     if not images:
         raise RawDataError(
-            f"{store.shown(raw_url)}: expected files named *-images-idx3-ubyte[.gz], found {', '.join(names)}"
+            f"{store.shown(raw_url)}: expected files named *-images-idx3-ubyte[.gz], found {', '.join(urls)}"
         )
     labels = {name: name.replace("-images-idx3-", "-labels-idx1-") for name in images}
-    missing = [label for label in labels.values() if labelled and label not in names]
+    missing = [label for label in labels.values() if labelled and label not in urls]
     if missing:
         raise RawDataError(
             f"{store.shown(raw_url)}: {missing[0]} is missing; copy it there, or use --unlabelled to score images"
         )
-    pairs = {
-        store.join(raw_url, image): store.join(raw_url, label) if labelled else None for image, label in labels.items()
-    }
-    return idx(spark, pairs, (28, 28))
+    return idx(spark, {urls[image]: urls[label] if labelled else None for image, label in labels.items()}, (28, 28))
 
 
 def clean(df: DataFrame) -> DataFrame:

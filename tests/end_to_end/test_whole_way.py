@@ -108,11 +108,16 @@ def test_spark_submit_and_modules_run_the_same(digits_csv: Path, tmp_path: Path)
         "SPARK_LOCAL_IP": "127.0.0.1",
     }
     arguments = ["digits", "--raw", str(digits_csv), "--out", str(tmp_path / "out"), "--json"]
-    command = [submit, "--master", "local[2]", "--conf", "spark.ui.enabled=false", ROOT / "etl" / "run.py", *arguments]
+    log = {"enabled": "true", "compress": "false", "dir": f"file://{tmp_path}"}
+    settings = ["spark.ui.enabled=false", *(f"spark.eventLog.{name}={value}" for name, value in log.items())]
+    options = ["--master", "local[2]", *(word for setting in settings for word in ("--conf", setting))]
+    command = [submit, *options, ROOT / "etl" / "run.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert not told["reused"]
+    events = next(tmp_path.glob("eventlog_*/events_*")).read_text()
+    assert '"spark.master":"local[2]"' in events  # what spark-submit was told counts
     again = subprocess.run([sys.executable, "-m", "etl.run", *arguments], capture_output=True, text=True, cwd=tmp_path)
     assert json.loads(again.stdout.splitlines()[-1])["reused"]
     train = ["-m", "train.run", "digits", "--data", str(tmp_path / "out"), "--epochs", "1", "--json", "--out"]

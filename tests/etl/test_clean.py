@@ -15,7 +15,6 @@ from pyspark.sql import DataFrame, SparkSession
 from etl import clean
 from penstock.recipe import Rule
 
-KNOWN_BUG = pytest.mark.xfail(strict=True, reason="not yet so")
 RULES = (
     Rule("positive", "n > 0", "n must be above 0"),
     Rule("small", "n < 10", "n must be below 10"),
@@ -101,7 +100,6 @@ def test_every_refused_record_gets_its_physical_line(
     assert clean._lines(f"file://{path}", records) == expected
 
 
-@KNOWN_BUG
 def test_lines_are_those_that_spark_reads(tmp_path: Path) -> None:
     """A byte order mark is no text; a line ends with one or the other or both."""
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfa,x\rb\xe9,x\r\n\nc,x\n")

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from etl import clean, read
@@ -17,8 +19,6 @@ from etl.spark import user_errors
 from penstock import store
 from penstock.errors import RawDataError
 from penstock.recipe import find
-
-KNOWN_BUG = pytest.mark.xfail(strict=True, reason="not yet so")
 
 
 def idx(values: np.ndarray, code: int = 8) -> bytes:
@@ -121,19 +121,20 @@ def test_csv_reads_records_as_the_wild_writes_them(spark: SparkSession, tmp_path
     assert found == [(1, "x", None, False), (2, 'y, "z"', 7, False), (3, None, 8, False)]
 
 
-@KNOWN_BUG
 def test_a_folder_is_read_as_it_is_counted_and_its_name_is_no_pattern(spark: SparkSession, tmp_path: Path) -> None:
     raw, decoy = tmp_path / "ra[1]w", tmp_path / "ra1w" / "z.csv"
-    for path in (decoy, *(raw / n for n in ("a.csv", "sub/b.csv", "day=1/c.csv", "_no/d.csv", ".e.csv", "sub/_f.csv"))):
+    names = ["a.csv", "sub/b.csv", "day=1/c.csv", "_no/d.csv", ".e.csv", "sub/_f.csv", "g._COPYING_"]
+    names += ["_k=v/h.csv", "_k=v.csv", "_metadata/i.csv", "_common_metadata_x/j.csv"]  # data to Spark
+    names += ["sub/_metadata", "_metadata.csv", "sub/._k=v.csv", "_x/_metadata/k.csv"]  # no data
+    for path in (decoy, *(raw / name for name in names)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{path.stem}\n")
     rows = read.csv(spark, f"file://{raw}", {"name": "string"}).collect()
-    assert sorted(row["name"] for row in rows) == ["a", "b", "c"]
+    assert sorted(row["name"] for row in rows) == ["_k=v", "a", "b", "c", "h", "i", "j"]
     counted = {f"file://{raw}/{file.name}" for file in store.inventory(f"file://{raw}")}
     assert {store.absolute(row["_file"]) for row in rows} == counted
 
 
-@KNOWN_BUG
 def test_bytes_that_are_no_text_are_refused_and_no_key_is_changed(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a\xe9,1\na\xe8,2\nb,3\n\xff\xfe,x\n")
     df = read.csv(spark, f"file://{tmp_path}", {"name": "string", "n": "int"})
@@ -145,3 +146,32 @@ def test_bytes_that_are_no_text_are_refused_and_no_key_is_changed(spark: SparkSe
     ]
     assert {reason for row in refused for reason in row["reasons"]} == {"expected UTF-8 text, found other bytes"}
     assert [row["name"] for row in df.where("not _malformed").collect()] == ["b"]
+
+
+ENDS = [b"\n", b"\r\n", b"\r"]
+OTHER_THAN_TEXT = st.binary(min_size=1, max_size=6).map(lambda b: bytes(x for x in b if x > 32 and x not in b'",')) | (
+    st.text(st.characters(min_codepoint=0x80, max_codepoint=0x10FFFF, exclude_categories=["C", "Z"]), max_size=3).map(
+        str.encode
+    )
+)
+
+
+@given(st.lists(st.tuples(OTHER_THAN_TEXT, st.sampled_from(ENDS)), max_size=200))
+@settings(max_examples=8, deadline=None)
+def test_every_line_of_any_bytes_is_kept_as_it_is_or_refused_with_its_number(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[bytes, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "a.csv").write_bytes(
+        b"".join([b"\xef\xbb\xbffirst,x\r\n", *(b"x%b,%d%b" % (b, i, e) for i, (b, e) in enumerate(lines))])
+    )
+    df = read.csv(spark, f"file://{folder}", {"name": "string", "n": "int"})
+    kept, refused = {}, {(1, "first,x")}
+    for i, (name, _) in enumerate(lines):
+        try:
+            kept[f"x{name.decode()}"] = i
+        except UnicodeDecodeError:
+            refused.add((i + 2, f"x{name.decode(errors='replace')},{i}"))
+    assert {row["name"]: row["n"] for row in df.where("not _malformed").collect()} == kept
+    found = clean.refused(clean.check(df, (), True), f"file://{folder}").collect()
+    assert {(row["line"], row["record"]) for row in found} == refused

@@ -28,8 +28,6 @@ from penstock.recipe import find
 from penstock.verify import verify
 from tests.etl.conftest import RECIPE, Run, leftovers, write_recipe
 
-KNOWN_BUG = pytest.mark.xfail(strict=True, reason="not yet so")
-
 
 def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -377,7 +375,6 @@ def test_all_rows_may_be_refused_where_the_recipe_allows_it(run: Run, tmp_path: 
     assert run(tmp_path / "raw", tmp_path / "out", recipe=lenient).reused
 
 
-@KNOWN_BUG
 def test_a_folder_may_have_any_name(run: Run, tmp_path: Path) -> None:
     raw = write(tmp_path / "r[a]w {1,2}*?#%41+" / "p.csv", "a,1,Rom\nb,x,Rom\n")
     built = run(raw, tmp_path / "o[u]t {1,2}")
@@ -385,7 +382,6 @@ def test_a_folder_may_have_any_name(run: Run, tmp_path: Path) -> None:
     assert verify(str(tmp_path / "o[u]t {1,2}"), Console())[1] == []
 
 
-@KNOWN_BUG
 def test_a_dataset_is_not_made_inside_its_raw_data(run: Run, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
     with pytest.raises(StorageError, match="lies in the raw data's folder, and would be raw data to the next run"):
@@ -393,7 +389,6 @@ def test_a_dataset_is_not_made_inside_its_raw_data(run: Run, tmp_path: Path) -> 
     assert leftovers(raw) == ["p.csv"]
 
 
-@KNOWN_BUG
 def test_raw_data_that_changes_while_it_is_read_is_refused(run: Run, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
     text = RECIPE.replace("MAX", "0.9")
@@ -406,7 +401,6 @@ def test_raw_data_that_changes_while_it_is_read_is_refused(run: Run, tmp_path: P
     assert leftovers(tmp_path / "out") == []
 
 
-@KNOWN_BUG
 def test_transforms_of_other_fields_are_refused(run: Run, built_digits: Path, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
     with pytest.raises(
@@ -415,7 +409,6 @@ def test_transforms_of_other_fields_are_refused(run: Run, built_digits: Path, tm
         run(raw, tmp_path / "out", frozen=cards.load(str(built_digits)))
 
 
-@KNOWN_BUG
 def test_no_key_is_in_two_splits(run: Run, tmp_path: Path) -> None:
     text = RECIPE.replace("MAX", "0.9").replace('"test": 0.2}', '"test": 0.2}, source="said"')
     sourced = write_recipe(
@@ -430,7 +423,6 @@ def test_no_key_is_in_two_splits(run: Run, tmp_path: Path) -> None:
         run(raw, tmp_path / "out", recipe=sourced)
 
 
-@KNOWN_BUG
 def test_a_rule_that_cannot_be_computed_is_named(run: Run, tmp_path: Path) -> None:
     text = RECIPE.replace("MAX", "0.9").replace("age between 0 and 150", "100 / age > 1")
     wrong = write_recipe(tmp_path / "wrong", text)

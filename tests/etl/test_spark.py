@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -24,8 +25,12 @@ penstock.errors.DatasetError: f.parquet: the file is missing; build the dataset 
 """
 NO_SPACE = "Job aborted due to stage failure: ... java.io.IOException: No space left on device\n\tat java.base/"
 DENIED = "org.apache.hadoop.security.AccessControlException: Permission denied: user=a, access=WRITE, inode=/d"
-CUT = """[FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:///raw/a.csv.gz. SQLSTATE: KD001
+CUT = """[FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:///raw/a%20%5B1%5D.csv.gz. SQLSTATE: KD001
 Caused by: java.io.EOFException: Unexpected end of input stream
+"""
+GONE = """[FAILED_READ_FILE.FILE_NOT_EXIST] Encountered error while reading file file:///raw/a%20b.csv. File does not
+exist.
+It is possible the underlying files have been updated. SQLSTATE: KD001
 """
 COLUMN = "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column `agee` cannot be resolved. Did you mean [`age`]. SQLSTATE: 42703"
 
@@ -34,13 +39,28 @@ COLUMN = "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column `agee` cannot be resolved
     ("text", "kind", "sentence"),
     [
         (PYTHON, DatasetError, "f.parquet: the file is missing; build the dataset again"),
-        (NO_SPACE, StorageError, "OUT: no space left on the device; free some or choose another place"),
+        (
+            NO_SPACE,
+            StorageError,
+            "OUT or the folder of temporary files (TMPDIR): no space left on the device; free some or choose another "
+            "place",
+        ),
+        (
+            NO_SPACE.replace("No space left on device", "File too large"),
+            StorageError,
+            "OUT: a file would be larger than is allowed here; raise the limit (ulimit -f)",
+        ),
         (DENIED, StorageError, "OUT or RAW: permission denied; choose another place or change its mode"),
         (
             CUT,
             RawDataError,
-            "file:///raw/a.csv.gz: cannot be read: Unexpected end of input stream; the file is truncated or damaged: "
+            "/raw/a [1].csv.gz: cannot be read: Unexpected end of input stream; the file is truncated or damaged: "
             "copy it again",
+        ),
+        (
+            GONE,
+            RawDataError,
+            "/raw/a b.csv: is no longer there; let the raw data be while it is read, and run again",
         ),
         (
             COLUMN,
@@ -64,6 +84,12 @@ def test_what_nobody_explained_passes_as_it_is() -> None:
         _ = 1 / 0
 
 
+def test_what_nobody_explained_keeps_its_text_when_the_jvm_is_gone(spark: SparkSession) -> None:
+    with pytest.raises(Py4JJavaError) as raised, user_errors("RAW", "OUT"):
+        spark._jvm.java.util.Optional.empty().get()
+    assert "NoSuchElementException: No value present" in raised.value.__notes__[0]
+
+
 def test_a_session_that_runs_is_used_and_left_running(spark: SparkSession) -> None:
     with session("another", "local[1]") as same:
         assert same.sparkContext.applicationId == spark.sparkContext.applicationId
@@ -75,17 +101,24 @@ def test_settings_that_change_results_are_fixed(spark: SparkSession) -> None:
     assert spark.conf.get("spark.driver.bindAddress") == "127.0.0.1"
 
 
-EXPRESSION = """[DIVIDE_BY_ZERO] Division by zero. Use `try_divide` to tolerate divisor being 0. SQLSTATE: 22012
-== SQL (line 1, position 1) ==
-1/age > 0
-^^^^^
+ZERO = """[DIVIDE_BY_ZERO] Division by zero. Use `try_divide` to tolerate divisor being 0. If necessary set \
+"spark.sql.ansi.enabled" to "false" to bypass this error. SQLSTATE: 22012
 """
 
 
-def test_an_expression_that_fails_on_the_data_is_named() -> None:
-    found = _explain(EXPRESSION, "RAW", "OUT")
+@pytest.mark.parametrize(
+    ("context", "which"),
+    [
+        ("== SQL (line 2, position 1) ==\n1/age > 0\n^^^^^\n", " '1/age > 0'"),
+        ('== DataFrame ==\n"__truediv__" was called from\n/my/dataset.py:20\n\n', " at /my/dataset.py:20"),
+        ("\tat org.apache.spark.sql.errors\n", ""),
+    ],
+)
+def test_an_expression_that_fails_on_the_data_is_named(context: str, which: str) -> None:
+    found = _explain(ZERO + context, "RAW", "OUT")
     assert type(found) is RecipeError
-    assert str(found).startswith("the recipe's expression '1/age > 0' fails on this data: Division by zero.")
+    said = "Division by zero. Use `try_divide` to tolerate divisor being 0."
+    assert str(found) == f"the recipe's expression{which} fails on this data: {said}"
 
 
 def test_a_master_that_is_none_is_said(tmp_path: Path) -> None:

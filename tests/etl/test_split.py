@@ -111,6 +111,26 @@ def test_a_split_that_cannot_be_a_folder_is_refused(rows: DataFrame, name: str) 
         split.count(assigned, SCHEMA, sourced)
 
 
+@pytest.mark.parametrize(
+    ("said", "pair"),
+    [
+        ("case when id < 9 and x = 0 then 'a' when id < 9 then 'b' end", "'a' and 'b'"),
+        ("if(id = 7 and x = 0, 'z', null)", f"'{expected_split(7)}' and 'z'"),
+    ],
+    ids=["two are said", "one is said"],
+)
+def test_a_key_in_two_splits_is_refused(rows: DataFrame, said: str, pair: str) -> None:
+    sourced = Split(SHARES.shares, source="said")
+    twice = rows.drop("x").crossJoin(rows.sparkSession.range(2).selectExpr("cast(id as int) x"))
+    equal = split.assign(twice.withColumn("said", F.expr("if(id < 9, 'a', null)")), SCHEMA, sourced)
+    split.check_keys(equal, SCHEMA, sourced)  # equal keys in one split are duplicates
+    assigned = split.assign(twice.withColumn("said", F.expr(said)), SCHEMA, sourced)
+    with pytest.raises(
+        RecipeError, match=rf"split: the rows of key \d are in the splits {pair}; column 'said' must na"
+    ):
+        split.check_keys(assigned, SCHEMA, sourced)
+
+
 def test_every_row_is_placed_in_the_order_that_its_hash_gives(rows: DataFrame) -> None:
     layout = split.Layout({"test": 2, "train": 3, "val": 1}, 1_000)
     placed = split.place(split.assign(rows, SCHEMA, SHARES), layout)

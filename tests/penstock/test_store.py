@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -252,6 +252,59 @@ def test_what_a_link_leads_to_is_read_each_time(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("TARGET")  # the link's own time stays
     known = {(file.name, file.num_bytes, file.modified): file.sha256 for file in before}
     assert store.inventory(f"file://{tmp_path}/raw", known)[0].sha256 != before[0].sha256
+
+
+def test_raw_files_have_urls(tmp_path: Path) -> None:
+    url = fill(tmp_path / "a b", "b/2.csv", "_no")
+    assert store.raw_urls(url) == {"b/2.csv": f"{url}/b/2.csv"}
+    assert store.raw_urls(f"{url}/b/2.csv") == {"2.csv": f"{url}/b/2.csv"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: (raw / "b").write_text("more"), "b in .*raw changed while it was read; run again"),
+        (lambda raw: os.utime(raw / "b", (1, 1)), None),  # another time, but the same bytes: read and found equal
+        (lambda raw: (raw / "c").write_text(""), "c in .*raw changed while it was read; run again"),
+        (lambda raw: (raw / "b").unlink(), "b in .*raw changed while it was read; run again"),
+        (lambda raw: [(raw / name).unlink() for name in "ab"], r"raw changed while it was read; run again \(.*no file"),
+        (lambda raw: (raw / "_new").write_text(""), None),
+    ],
+    ids=["content", "time", "new", "gone", "all gone", "no data"],
+)
+def test_raw_data_that_changes_is_seen(change: Callable[[Path], object], message: str | None, tmp_path: Path) -> None:
+    url = fill(tmp_path / "raw", "a", "b")
+    files = store.inventory(url)
+    store.check_unchanged(url, files)
+    change(tmp_path / "raw")
+    if message is None:
+        store.check_unchanged(url, files)
+    else:
+        with pytest.raises(RawDataError, match=message):
+            store.check_unchanged(url, files)
+
+
+@pytest.mark.parametrize(
+    ("out", "raw", "apart"),
+    [
+        ("raw/out", "raw", False),
+        ("raw", "raw", False),
+        ("all", "all/data", False),  # the dataset's own folder `data`
+        ("link/out", "raw", False),
+        ("all", "all/raw", True),
+        ("raw2", "raw", True),
+        ("out", "raw/a.csv", True),
+    ],
+)
+def test_a_dataset_lies_apart_from_its_raw_data(out: str, raw: str, apart: bool, tmp_path: Path) -> None:
+    fill(tmp_path / "raw", "a.csv")
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    urls = (f"file://{tmp_path}/{out}", f"file://{tmp_path}/{raw}")
+    if apart:
+        store.check_apart(*urls)
+    else:
+        with pytest.raises(StorageError, match=f"{out}: the dataset lies in the raw data's folder"):
+            store.check_apart(*urls)
 
 
 @pytest.mark.parametrize(
