@@ -24,6 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from penstock.errors import DatasetError, RawDataError, StorageError
 
+LEADS_OUT = r"^$|^/|(^|/)\.\.(/|$)|://|\\"  # of a relative path that must not leave its folder
 CHUNK_BYTES = 4 << 20
 
 # Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
@@ -75,8 +76,7 @@ def join(url: str, *names: str) -> str:
 
 def inside(base: str, name: str) -> str:
     """`join`, for names read from a file. Raises: DatasetError where the name would lead out of `base`."""
-    parts = PurePosixPath(name).parts
-    if not name or name.startswith("/") or ".." in parts or "://" in name or "\\" in name:
+    if re.search(LEADS_OUT, name):
         raise DatasetError(f"{shown(base)}: the path {name!r} leads out of the dataset; do not use this dataset")
     return join(base, name)
 
