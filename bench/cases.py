@@ -5,6 +5,7 @@ Needs NumPy and `penstock.schema` alone, so that a peer's environment can import
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,23 @@ def _binary(rng: np.random.Generator, n: int) -> Columns:
     return {"payload": np.frombuffer(rng.bytes(n * 10_240), np.uint8).reshape(n, 10_240)}
 
 
+def _lists(rng: np.random.Generator, n: int) -> Columns:
+    lengths = rng.integers(16, 257, size=n)
+    return {"tokens": np.split(rng.integers(50_000, size=lengths.sum(), dtype=np.int32), lengths.cumsum()[:-1])}
+
+
+def _png(rng: np.random.Generator, n: int) -> Columns:
+    """Smooth as photographs are: 8x8 random colours, enlarged."""
+    from PIL import Image  # here, as a peer whose own decoder is another has none
+
+    files = []
+    for small in rng.integers(256, size=(n, 8, 8, 3), dtype=np.uint8):
+        file = io.BytesIO()
+        Image.fromarray(small).resize((64, 64), Image.Resampling.BICUBIC).save(file, "png")
+        files.append(file.getvalue())
+    return {"image": files}
+
+
 SCALAR_DTYPES = (*["float32"] * 6, *["float64"] * 2, *["int32"] * 3, *["int64"] * 2)
 
 
@@ -93,6 +111,10 @@ CASES: dict[str, Case] = {
     "floats": Case((Field("x", "float32", (64,)),), _floats, 276, fixed_size=True),
     "scalars": Case(
         tuple(Field(f"c{i:02d}", dtype) for i, dtype in enumerate(SCALAR_DTYPES)), _scalars, 84, fixed_size=False
+    ),
+    "lists": Case((Field("tokens", "int32", (None,)),), _lists, 572, fixed_size=False),
+    "png": Case(
+        (Field("image", "uint8", (64, 64, 3), encoding="png"),), _png, 8_000, fixed_size=False, num_rows=10_000
     ),
     "binary": Case((Field("payload", "uint8", (10_240,)),), _binary, 10_260, fixed_size=True),
 }

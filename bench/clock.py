@@ -38,9 +38,9 @@ def warm_up(epoch: Epoch, numbers: Iterator[int], case: Case) -> None:
 
 
 def check(batch: Batch, case: Case) -> None:
+    """A list's batch is as wide as its longest list."""
     for name in case.columns:
         field, found = case.schema[name], batch[name]
-        if str(found.dtype) != f"torch.{field.dtype}" or tuple(found.shape) != (BATCH_ROWS, *field.shape):
-            raise ValueError(
-                f"{name}: expected {field.dtype} {(BATCH_ROWS, *field.shape)}, found {found.dtype} {tuple(found.shape)}"
-            )
+        expected = (BATCH_ROWS, found.shape[-1]) if field.is_list else (BATCH_ROWS, *field.shape)
+        if str(found.dtype) != f"torch.{field.dtype}" or tuple(found.shape) != expected:
+            raise ValueError(f"{name}: expected {field.dtype} {expected}, found {found.dtype} {tuple(found.shape)}")

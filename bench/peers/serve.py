@@ -9,6 +9,7 @@ in the environment of the peer, from the root of the project. Prints a JSON obje
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import os
@@ -20,16 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
-from bench.cases import CASES, Case
+from bench.cases import CASES, LABEL, Case
 from bench.clock import Epoch, measure, warm_up
 from penstock import tensors
+from penstock.schema import Field
 
 NUM_WORKERS = 2
 
-# (the case, the folder of Parquet files, an empty or already converted folder) -> epochs of batches
-Prepare = Callable[[Case, Path, Path], Epoch]
+# (the case, its Parquet files, a folder that is empty or holds what was converted before) -> epochs of batches
+Prepare = Callable[[Case, Sequence[Path], Path], Epoch]
 
 
 def serve(systems: Mapping[str, Prepare], packages: Sequence[str]) -> None:
@@ -50,7 +56,8 @@ def serve(systems: Mapping[str, Prepare], packages: Sequence[str]) -> None:
 
     case = CASES[arguments.case]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    epoch = systems[arguments.system](case, arguments.parquet.absolute(), arguments.out.absolute())
+    files = sorted(arguments.parquet.absolute().glob("*.parquet"))
+    epoch = systems[arguments.system](case, files, arguments.out.absolute())
     numbers = itertools.count()
     warm_up(epoch, numbers, case)
     say({"versions": {name: version(name) for name in packages}})
@@ -68,28 +75,70 @@ def converted(folder: Path, convert: Callable[[Path], None]) -> Path:
     return folder
 
 
-def read_columns(case: Case, parquet: Path) -> Iterator[dict[str, np.ndarray]]:
-    """Row group after row group: field -> (n, *shape)."""
-    for path in sorted(parquet.glob("*.parquet")):
+def read_columns(case: Case, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Row group after row group: field -> (n, *shape) array; a list of arrays for lists, of bytes for images."""
+    for path in files:
         file = pq.ParquetFile(path)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=case.columns)
-            yield {name: as_array(case, name, table[name].combine_chunks()) for name in case.columns}
+            yield {name: values_of(case.schema[name], table[name].combine_chunks()) for name in case.columns}
 
 
-def as_array(case: Case, name: str, column: Any) -> np.ndarray:
-    field = case.schema[name]
-    return tensors.view(column, field, name) if field.is_tensor else column.to_numpy(zero_copy_only=False)
+def values_of(field: Field, column: Any) -> Any:
+    if field.is_tensor:
+        return tensors.view(column, field, field.name)
+    if field.is_list:
+        return list(column.to_numpy(zero_copy_only=False))
+    return column.to_pylist() if field.is_encoded else column.to_numpy()
 
 
-def read_rows(case: Case, parquet: Path) -> Iterator[dict[str, Any]]:
-    """Row after row: field -> array of its shape, or a scalar."""
-    for columns in read_columns(case, parquet):
-        for i in range(len(columns[case.columns[0]])):
+def read_rows(case: Case, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Row after row: field -> array of its shape, scalar, or bytes."""
+    for columns in read_columns(case, files):
+        for i in range(len(columns[LABEL])):
             yield {name: values[i] for name, values in columns.items()}
 
 
-def read_whole(case: Case, parquet: Path) -> dict[str, np.ndarray]:
-    """All rows in memory: field -> (N, *shape)."""
-    parts = list(read_columns(case, parquet))
-    return {name: np.concatenate([part[name] for part in parts]) for name in case.columns}
+def to_arrow(case: Case, files: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    """Row group after row group, with a fixed-size list for a tensor of any shape."""
+    for columns in read_columns(case, files):
+        yield pa.RecordBatch.from_pydict({name: arrow_column(case.schema[name], columns[name]) for name in columns})
+
+
+def arrow_column(field: Field, values: Any) -> pa.Array:
+    if field.is_tensor:
+        return pa.FixedSizeListArray.from_arrays(values.reshape(-1), values[0].size)
+    return pa.array(values, field.arrow_type)
+
+
+def from_arrow(case: Case, table: pa.Table) -> dict[str, torch.Tensor]:
+    """A batch of what `to_arrow` gave."""
+    batch = {}
+    for name in case.columns:
+        field, column = case.schema[name], table[name].combine_chunks()
+        if field.is_tensor:
+            batch[name] = torch.from_numpy(column.flatten().to_numpy().reshape(-1, *field.shape))
+        else:
+            values = column.to_pylist() if field.is_encoded else column.to_numpy(zero_copy_only=False)
+            batch[name] = collate(case, name, values)
+    return batch
+
+
+def collate(case: Case, name: str, values: Sequence[Any]) -> torch.Tensor:
+    """The values of one column as a tensor: lists padded with zeros, encoded images decoded."""
+    field = case.schema[name]
+    if field.is_list:
+        return pad_sequence([torch.as_tensor(value) for value in values], batch_first=True)
+    if field.is_encoded:
+        return torch.from_numpy(np.stack([decode(value) for value in values]))
+    return torch.as_tensor(np.asarray(values, field.dtype))
+
+
+def collate_rows(case: Case, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: collate(case, name, [row[name] for row in rows]) for name in case.columns}
+
+
+def decode(value: bytes) -> np.ndarray:
+    """(height, width, channels) uint8."""
+    with Image.open(io.BytesIO(value)) as image:
+        return np.asarray(image)

@@ -8,20 +8,27 @@ stateful_dataloader: torchdata's, in the same way; source: its README, a drop-in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from bench.cases import Case
 from bench.clock import BATCH_ROWS, Batch, Epoch
-from bench.peers.serve import read_whole, serve
+from bench.peers.serve import read_columns, serve
 
 
-def index_select(case: Case, parquet: Path, _out: Path) -> Epoch:
-    columns = {name: torch.from_numpy(values) for name, values in read_whole(case, parquet).items()}
+def read_whole(case: Case, files: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """All rows: field -> (N, *shape)."""
+    parts = list(read_columns(case, files))
+    return {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in case.columns}
+
+
+def index_select(case: Case, files: Sequence[Path], _out: Path) -> Epoch:
+    columns = read_whole(case, files)
     num_rows = len(columns[case.columns[0]])
 
     def epoch(_number: int) -> Iterator[Batch]:
@@ -31,8 +38,8 @@ def index_select(case: Case, parquet: Path, _out: Path) -> Epoch:
     return epoch
 
 
-def loader(case: Case, parquet: Path, loader_class: type[DataLoader[Any]]) -> Epoch:
-    rows = TensorDataset(*map(torch.from_numpy, read_whole(case, parquet).values()))
+def loader(case: Case, files: Sequence[Path], loader_class: type[DataLoader[Any]]) -> Epoch:
+    rows = TensorDataset(*read_whole(case, files).values())
     # Worker processes would pickle every batch to hand on what lies in memory already: slower, so none.
     batches = loader_class(
         rows, sampler=BatchSampler(RandomSampler(rows), BATCH_ROWS, drop_last=False), batch_size=None
@@ -45,14 +52,14 @@ def loader(case: Case, parquet: Path, loader_class: type[DataLoader[Any]]) -> Ep
     return epoch
 
 
-def dataloader(case: Case, parquet: Path, _out: Path) -> Epoch:
-    return loader(case, parquet, DataLoader)
+def dataloader(case: Case, files: Sequence[Path], _out: Path) -> Epoch:
+    return loader(case, files, DataLoader)
 
 
-def stateful_dataloader(case: Case, parquet: Path, _out: Path) -> Epoch:
+def stateful_dataloader(case: Case, files: Sequence[Path], _out: Path) -> Epoch:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    return loader(case, parquet, StatefulDataLoader)
+    return loader(case, files, StatefulDataLoader)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def to_tensors(case: Case) -> TransformSpec | None:
     return TransformSpec(transform, edit_fields=edited) if fields else None
 
 
-def batched(case: Case, parquet: Path, _out: Path) -> Epoch:
+def batched(case: Case, files: Sequence[Path], _out: Path) -> Epoch:
     reads = {
         "schema_fields": case.columns,
         "transform_spec": to_tensors(case),
@@ -68,7 +68,7 @@ def batched(case: Case, parquet: Path, _out: Path) -> Epoch:
     }
 
     def epoch(number: int) -> Iterator[Batch]:
-        reader = make_batch_reader(f"file://{parquet}", shuffle_rows=True, seed=number + 1, **reads)
+        reader = make_batch_reader(f"file://{files[0].parent}", shuffle_rows=True, seed=number + 1, **reads)
         with BatchedDataLoader(reader, batch_size=BATCH_ROWS, shuffling_queue_capacity=SHUFFLE_ROWS) as loader:
             yield from loader
 
@@ -84,10 +84,10 @@ def unischema(case: Case) -> Unischema:
     return Unischema("Bench", fields)
 
 
-def convert(folder: Path, case: Case, parquet: Path) -> None:
+def convert(folder: Path, case: Case, files: Sequence[Path]) -> None:
     """What `materialize_dataset` makes, less Spark."""
     schema, row_groups = unischema(case), {}
-    for number, columns in enumerate(read_columns(case, parquet)):
+    for number, columns in enumerate(read_columns(case, files)):
         encoded = {
             name: [schema.fields[name].codec.encode(schema.fields[name], value) for value in values]
             for name, values in columns.items()
@@ -100,8 +100,8 @@ def convert(folder: Path, case: Case, parquet: Path) -> None:
     add_to_dataset_metadata(dataset, dataset_metadata.ROW_GROUPS_PER_FILE_KEY, json.dumps(row_groups))
 
 
-def row_by_row(case: Case, parquet: Path, out: Path) -> Epoch:
-    folder = converted(out / "petastorm", lambda folder: convert(folder, case, parquet))
+def row_by_row(case: Case, files: Sequence[Path], out: Path) -> Epoch:
+    folder = converted(out / "petastorm", lambda folder: convert(folder, case, files))
 
     def epoch(number: int) -> Iterator[Batch]:
         reader = make_reader(f"file://{folder}", shuffle_rows=True, seed=number + 1, **READER)
