@@ -18,6 +18,7 @@ SEED = 7
 ROW_GROUP_BYTES = 4 << 20
 NUM_FILES = 8
 NUM_LABELS = 10
+MIN_TOKENS, MAX_TOKENS = 16, 256
 KEY, LABEL = "id", "label"
 
 Columns = Mapping[str, Any]  # field -> (n, *shape) array; for lists and encoded images a list of n values
@@ -82,7 +83,7 @@ def _binary(rng: np.random.Generator, n: int) -> Columns:
 
 
 def _lists(rng: np.random.Generator, n: int) -> Columns:
-    lengths = rng.integers(16, 257, size=n)
+    lengths = rng.integers(MIN_TOKENS, MAX_TOKENS + 1, size=n)
     return {"tokens": np.split(rng.integers(50_000, size=lengths.sum(), dtype=np.int32), lengths.cumsum()[:-1])}
 
 

@@ -14,7 +14,6 @@ import gzip
 import json
 import math
 import os
-import platform
 import shutil
 import statistics
 import struct
@@ -26,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.environment import PEERS, environment, machine
 from etl import java
 from etl.run import etl
 from etl.spark import session
@@ -34,37 +34,9 @@ from penstock.console import Console
 from penstock.errors import PenstockError
 from penstock.recipe import find
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / "bench" / "peers"
 TRAIN_FILES = ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")
 PEER_TIMEOUT_S = 600
 WARM_ROWS = 64
-
-
-def environment(name: str) -> Path:
-    """The Python of a peer's environment, made from its lock where it is not there yet."""
-    home = ROOT / ".venvs" / name
-    python = home / "bin" / "python"
-    if not (home / ".made").exists():
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        lock = PEERS / name / "requirements.lock"
-        uv = Path(sys.executable).with_name("uv")
-        install = [
-            uv,
-            "--system-certs",
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "--no-deps",
-            "--require-hashes",
-            "-r",
-            lock,
-        ]
-        subprocess.run(list(map(str, install)), check=True)
-        (home / ".made").touch()
-    return python
 
 
 def peer_seconds(name: str, raw: Path, out: Path) -> float:
@@ -131,7 +103,7 @@ def work(arguments: argparse.Namespace, console: Console) -> Mapping[str, Any]:
         "mosaic_s": medians["mosaic"],
         "speedup": medians["petastorm"] / medians["penstock"],
         "repeats": seconds,
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "machine": machine(),
     }
 
 

@@ -36,12 +36,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from bench.cases import CASES, SEED, Case, row_groups
+from bench.cases import CASES, LABEL, SEED, Case, row_groups
 from bench.clock import BATCH_ROWS, Epoch, measure, warm_up
 from bench.environment import ROOT, environment, machine
 from bench.publish import DATA, SPLIT, publish
 from penstock import card as cards
-from penstock import command, manifest, store
+from penstock import command, encoded, manifest, store
 from penstock.console import Console
 from penstock.errors import PenstockError
 from train.feed import Feed
@@ -97,6 +97,7 @@ def raw_decode(dataset: Path, case: Case, threads: ThreadPoolExecutor, memory_ma
     """Every thread opens each file once: a reader of Arrow is for one thread at a time."""
     paths = sorted((dataset / DATA / f"split={SPLIT}").glob("*.parquet"))
     groups = [(path, group) for path in paths for group in range(pq.ParquetFile(path).num_row_groups)]
+    images = [field for field in case.features if field.is_encoded]
     opened = threading.local()
 
     def decode(place: tuple[Path, int]) -> range:
@@ -105,9 +106,12 @@ def raw_decode(dataset: Path, case: Case, threads: ThreadPoolExecutor, memory_ma
         if path not in files:
             files[path] = pq.ParquetFile(path, memory_map=memory_map)
         rows = files[path].read_row_group(group, columns=case.columns, use_threads=False)
+        for field in images:
+            for value in rows[field.name]:
+                encoded.decode(value.as_py(), field)
         return range(rows.num_rows)
 
-    return lambda _number: ({"label": rows} for rows in threads.map(decode, groups))
+    return lambda _number: ({LABEL: rows} for rows in threads.map(decode, groups))
 
 
 def copy(dataset: Path, case: Case, threads: ThreadPoolExecutor) -> Epoch:
@@ -126,7 +130,7 @@ def copy(dataset: Path, case: Case, threads: ThreadPoolExecutor) -> Epoch:
             np.copyto(buffer[: len(chunk)], chunk)
         return range(row["num_rows"])
 
-    return lambda _number: ({"label": done} for done in threads.map(copy_group, rows))
+    return lambda _number: ({LABEL: done} for done in threads.map(copy_group, rows))
 
 
 def in_process(epoch: Epoch, seconds: float) -> Repeat:
@@ -150,7 +154,14 @@ def peer_process(peer: Peer, name: str, parquet: Path, scratch: Path, seconds: f
     log = scratch / f"{peer.folder}-{peer.system}.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            list(map(str, line)), stdin=-1, stdout=-1, stderr=errors, text=True, cwd=ROOT, start_new_session=True
+            list(map(str, line)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},  # so that a log ends with the error
+            start_new_session=True,  # a peer is stopped with its workers
         )
 
     def answer(within_s: float) -> dict[str, Any]:

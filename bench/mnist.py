@@ -10,7 +10,6 @@ deviation; the times and the data stall are the medians of the runs. With --keep
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.environment import cpu_name
 from etl.run import etl
 from penstock import command
 from penstock.console import Console
@@ -91,14 +91,6 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "device": str(choose_device("auto"))},
         "torch": torch.__version__,
     }
-
-
-def cpu_name() -> str:
-    try:  # Linux: the platform module knows no more than the architecture
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
