@@ -95,3 +95,17 @@ def test_lanes_must_divide_the_batch_and_ranks_the_lanes() -> None:
         Plan(np.array([10]), 100, 8)
     with pytest.raises(ValueError, match="divides the 8 lanes, and a rank below it, found rank 0 of 3"):
         Plan(np.array([10]), 16, 8).pieces(0, 1, 0, 3)
+
+
+@given(plans(), st.data())
+def test_several_batches_at_once_are_the_rows_that_the_definition_names(plan: Plan, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, max(0, plan.num_batches - 1)))
+    count = data.draw(st.integers(1, 5))
+    share = plan.global_batch_size // plan.lanes
+    laid = [(int(group), int(row)) for group in plan.groups for row in plan.rows_of(int(group))]
+    expected = []
+    for lane in range(plan.lanes):  # as the plan's docstring says it
+        rows = laid[plan.num_rows * lane // plan.lanes : plan.num_rows * (lane + 1) // plan.lanes]
+        expected += rows[first * share : (first + count) * share]
+    pieces = plan.pieces(first, count)
+    assert [(p.group, int(row)) for p in pieces for row in plan.rows_of(p.group)[p.start : p.stop]] == expected

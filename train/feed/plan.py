@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,7 @@ from penstock.errors import RunError
 I64 = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Rows of one row group that follow each other in a lane: places `start` to `stop` of its permuted rows."""
 
     group: int
@@ -90,25 +90,21 @@ class Plan:
                 f"{world_size}; choose lanes that it divides, such as {self.lanes * world_size}"
             )
         share = self.global_batch_size // self.lanes
-        found = []
-        for lane in range(rank, self.lanes, world_size):
-            lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
-            start = lane_start + first * share
-            found += self._pieces(start, min(start + count * share, lane_stop))
-        return found
-
-    def _pieces(self, start: int, stop: int) -> list[Piece]:
-        """The row groups that rows `start` to `stop` of the N lie in."""
-        found = []
-        place = int(np.searchsorted(self._ends, start, side="right"))
-        while start < stop:
-            group, end = int(self.groups[place]), int(self._ends[place])
-            begin = end - int(self.rows_per_group[group])
-            until = min(stop, end)
-            if start < until:
-                found.append(Piece(group, start - begin, until - begin))
-            start, place = max(start, until), place + 1
-        return found
+        lane = np.arange(rank, self.lanes, world_size)
+        lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
+        start = lane_start + first * share
+        stop = np.minimum(start + count * share, lane_stop)
+        start, stop = start[start < stop], stop[start < stop]  # (lanes that have rows left,)
+        # The row groups that each lane's rows lie in, from the one of its first row to the one of its last.
+        begin, end = (np.searchsorted(self._ends, row, side="right") for row in (start, stop - 1))
+        place = np.concatenate([np.zeros(0, int), *(np.arange(b, e + 1) for b, e in zip(begin, end, strict=True))])
+        lane_of = np.repeat(np.arange(len(start)), end - begin + 1)  # as `place`: (pieces,)
+        group_stop = self._ends[place]
+        group_start = group_stop - self.rows_per_group[self.groups[place]]
+        starts = np.maximum(start[lane_of], group_start) - group_start
+        stops = np.minimum(stop[lane_of], group_stop) - group_start
+        found = zip(self.groups[place].tolist(), starts.tolist(), stops.tolist(), strict=True)
+        return [Piece(*piece) for piece in found if piece[1] < piece[2]]
 
 
 def permutation(n: int, *key: int) -> I64:
