@@ -17,6 +17,7 @@ import torch
 
 from penstock import encoded
 from penstock.schema import Field
+from train.feed.fetch import Ahead, Part
 from train.feed.gather import Buffers, gather, gather_lists
 from train.feed.petastorm_reader import Batch
 from train.feed.plan import I64, Piece, Plan
@@ -27,6 +28,7 @@ WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 BLOCK_BYTES, BLOCK_BATCHES = 4 << 20, 64
 LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
+AHEAD = 2  # blocks whose row groups are fetched ahead, for each thread that fetches
 VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group
 
@@ -40,7 +42,10 @@ class _Shuffled:
 
 
 class BlockReader:
-    """Reads blocks of one epoch, for one rank. Safe to use from several threads."""
+    """Reads blocks of one epoch, for one rank. Safe to use from several threads.
+
+    Files that are not local are fetched ahead, for the blocks from `first_batch` on in their order, until `close`.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,8 @@ class BlockReader:
         rank: int,
         world_size: int,
         kept: int,
+        first_batch: int,
+        fetch_threads: int,
         buffers: Buffers,
         timings: Timings,
     ) -> None:
@@ -62,6 +69,10 @@ class BlockReader:
         self._narrow = [field for field in fields if field not in self._lists and field not in self._wide]
         self._batch_bytes = max(1, sum(map(_weight, fields)) * plan.global_batch_size // world_size)
         self._shuffled = Cache(self._shuffle, kept)
+        needs = ((block, [piece.group for piece in self._pieces(block)[0]]) for block in self.blocks(first_batch))
+        self._ahead = (
+            None if row_groups.is_local else Ahead(row_groups.load, needs, AHEAD * fetch_threads, fetch_threads)
+        )
 
     def blocks(self, first: int) -> Iterator[range]:
         """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
@@ -72,12 +83,28 @@ class BlockReader:
         if first <= last:
             yield range(last, last + 1)
 
+    def close(self) -> None:
+        """Ends what is fetched ahead. Workers that wait for it get a CancelledError."""
+        if self._ahead is not None:
+            self._ahead.close()
+
     def read(self, block: range) -> list[Batch]:
         """This rank's part of each batch of the block."""
-        pieces = self._plan.pieces(block.start, len(block), self._rank, self._world_size)
-        weight = 1.0
-        if not pieces:  # nothing left for this rank: one row that counts for nothing keeps it in step
-            pieces, weight = [Piece(int(np.argmax(self._row_groups.num_rows > 0)), 0, 1)], 0.0
+        pieces, weight = self._pieces(block)
+        if self._ahead is None:
+            return self._assemble(block, pieces, weight, self._row_groups.mapped([piece.group for piece in pieces]))
+        with self._ahead.parts(block) as parts:
+            return self._assemble(block, pieces, weight, parts)
+
+    def _pieces(self, block: range) -> tuple[list[Piece], float]:
+        """The rows of the block, and the weight of each."""
+        if pieces := self._plan.pieces(block.start, len(block), self._rank, self._world_size):
+            return pieces, 1.0
+        # Nothing left for this rank: one row that counts for nothing keeps it in step.
+        return [Piece(int(np.argmax(self._row_groups.num_rows > 0)), 0, 1)], 0.0
+
+    def _assemble(self, block: range, pieces: list[Piece], weight: float, parts: list[Part]) -> list[Batch]:
+        """`parts` has the bytes of the row group of each piece."""
         sizes = [piece.stop - piece.start for piece in pieces]
         num_rows, num_batches = sum(sizes), len(block)
         # A single batch is in order already, and the last one may have lanes of two lengths.
@@ -87,12 +114,13 @@ class BlockReader:
             """(rows, …) lane after lane -> (batches, lanes, rows of a lane in a batch, …)"""
             return rows.reshape(lanes, num_batches, -1, *rows.shape[1:]).swapaxes(0, 1)
 
-        shuffled = [self._shuffled.get(piece.group) for piece in pieces]
+        groups = [piece.group for piece in pieces]
+        shuffled = [self._shuffled.get(group, part) for group, part in zip(groups, parts, strict=True)]
         batches: dict[str, Any] = {WEIGHT: torch.full((num_batches, num_rows // num_batches), weight)}
         with self._timings("assemble"):
             for field in self._narrow:
-                parts = [s.columns[field.name][p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)]
-                rows = by_batch(np.concatenate(parts))
+                chosen = [s.columns[field.name][p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)]
+                rows = by_batch(np.concatenate(chosen))
                 if field.is_varying:
                     batches[field.name] = rows.reshape(num_batches, -1).tolist()
                 else:
@@ -103,22 +131,20 @@ class BlockReader:
                 with self._timings("decode"):
                     batches[field.name] = [self._decode(values, field) for values in batches[field.name]]
         if self._wide or self._lists:
-            groups = np.array([piece.group for piece in pieces])
-            contents = self._row_groups.contents(groups)
             orders = np.concatenate([s.order[p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)])
             order, piece_of = (by_batch(x).reshape(-1) for x in (orders, np.repeat(np.arange(len(pieces)), sizes)))
         for field in self._wide:
-            values = self._row_groups.values(groups, contents, field.name)
+            values = self._row_groups.values(groups, parts, field.name)
             with self._timings("assemble"):
                 raw, batches[field.name] = self._allocate(field, num_batches, num_rows)
                 gather(values.starts[piece_of] + order * values.stride, field.num_bytes, raw)
         for field in self._lists:
-            lists = [self._row_groups.lists(group, field.name) for group in groups.tolist()]
+            lists = [self._row_groups.lists(group, part, field.name) for group, part in zip(groups, parts, strict=True)]
             with self._timings("assemble"):
                 starts, num_bytes, limits = _ranges(lists, order, piece_of)
                 lengths = num_bytes // field.numpy_dtype.itemsize
-                parts = [x.reshape(num_batches, -1) for x in (starts, lengths, limits)]
-                padded = [self._pad(field, *batch) for batch in zip(*parts, strict=True)]
+                each = [x.reshape(num_batches, -1) for x in (starts, lengths, limits)]
+                padded = [self._pad(field, *batch) for batch in zip(*each, strict=True)]
                 batches[field.name], batches[LENGTH.format(field.name)] = zip(*padded, strict=True)
         if self._label in batches:
             batches[LABEL] = batches[self._label]
@@ -126,9 +152,9 @@ class BlockReader:
         one_by_one = zip(*(x.unbind() if isinstance(x, torch.Tensor) else x for x in batches.values()), strict=True)
         return [dict(zip(batches, batch, strict=True)) for batch in one_by_one]
 
-    def _shuffle(self, group: int) -> _Shuffled:
+    def _shuffle(self, group: int, part: Part) -> _Shuffled:
         order = self._plan.rows_of(group)
-        columns = {field.name: self._row_groups.column(group, field.name) for field in self._narrow}
+        columns = {field.name: self._row_groups.column(group, part, field.name) for field in self._narrow}
         with self._timings("assemble"):
             return _Shuffled(order, {name: values.take(order, axis=0) for name, values in columns.items()})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,14 @@ from penstock import manifest, store
 from penstock.card import Card
 from penstock.errors import DatasetError
 from train.feed.blocks import BlockReader
+from train.feed.disk_cache import DiskCache
 from train.feed.gather import Buffers
 from train.feed.petastorm_reader import Batch, PlannedReader
 from train.feed.plan import Plan
 from train.feed.row_groups import RowGroups, Verify
 from train.feed.timing import Timings
+
+CACHE_BYTES = 10 * 10**9
 
 
 class Feed:
@@ -52,6 +57,9 @@ class Feed:
         version: str | None = None,
         num_workers: int = 2,
         verify: Verify = "first",
+        cache: str | Path | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        fetch_threads: int = 8,
     ) -> None:
         self.url, self.split = dataset_url, split
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
@@ -73,6 +81,8 @@ class Feed:
             "shuffle": shuffle,
         }
         self._verify: Verify = verify
+        self._cache = DiskCache(Path(cache), cache_bytes) if cache is not None else None
+        self._fetch_threads = fetch_threads
         Plan(np.zeros(1, np.int64), **self._planned).pieces(0, 1, rank, world_size)  # says what does not fit together
         self._next = self._at = (0, 0)  # epoch and batch at which the next pass begins, and at which this one is
         self._open()
@@ -90,9 +100,12 @@ class Feed:
             manifest.read(self.url, self.card),
             self.split.split("+"),
             self.card.schema,
+            self.columns,
             self.timings,
             self._verify,
             self._num_kept,
+            self._cache,
+            self.card.manifest.sha256[:16],  # by its checksums a manifest stands for the content of all files
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,11 +172,16 @@ class Feed:
             self.rank,
             self.world_size,
             self._num_kept,
+            first_batch,
+            self._fetch_threads,
             self._buffers,
             self.timings,
         )
         work = reader.blocks(first_batch)
-        with PlannedReader(self.columns, work, reader.read, self.num_workers, 2 * self.num_workers) as ahead:
+        with (
+            PlannedReader(self.columns, work, reader.read, self.num_workers, 2 * self.num_workers) as ahead,
+            closing(reader),  # first, as the reader's threads may be waiting for bytes
+        ):
             while True:
                 with self.timings("wait"):
                     batches = next(ahead, None)

@@ -1,10 +1,12 @@
-"""Where the values of a row group lie in memory: in the mapped file, if they have a fixed stride there, else as
-Arrow decodes them. Every byte is checked against the manifest the first time that it is read.
+"""Where the values of a row group lie in memory: in the mapped file or the fetched bytes, if they have a fixed stride
+there, else as Arrow decodes them. Every byte is checked against the manifest the first time that it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import mmap
+import os
 import threading
 import zlib
 from collections import OrderedDict
@@ -22,10 +24,14 @@ from penstock.errors import DatasetError
 from penstock.manifest import Manifest
 from penstock.pages import LENGTH_BYTES, stride
 from penstock.schema import Field, Schema
+from train.feed.disk_cache import DiskCache
+from train.feed.fetch import Part, Ranges, coalesce, fetch, wrong_size
 from train.feed.plan import I64
 from train.feed.timing import Timings
 
 Verify = Literal["first", "always", "never"]
+FOOTER_BYTES = 64 << 10  # of a file's end, in which its footer mostly lies
+TAIL_BYTES = 8  # behind the footer: its length, and the magic number
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,29 @@ class Lists:
 class RowGroups:
     """The row groups of some splits, numbered in file order. Safe to use from several threads.
 
-    `kept` row groups are held decoded, and as many files open.
+    Local files are mapped. Of others a row group is `load`ed, as far as `columns` go; through the `cache` if there is
+    one, under names below `cached_as`, which are to stand for this content alone. `kept` row groups are held decoded,
+    and as many files and footers open.
     """
 
     def __init__(
-        self, manifest: Manifest, splits: Sequence[str], schema: Schema, timings: Timings, verify: Verify, kept: int
+        self,
+        manifest: Manifest,
+        splits: Sequence[str],
+        schema: Schema,
+        columns: Sequence[str],
+        timings: Timings,
+        verify: Verify,
+        kept: int,
+        cache: DiskCache | None = None,
+        cached_as: str = "",
     ) -> None:
-        self.schema = schema
+        self.schema, self._columns = schema, columns
+        self._cache, self._cached_as = cache, cached_as
         self._timings = timings
         self._verify = verify
         self._data_url = manifest.data_url
+        self.is_local = isinstance(store.filesystem(manifest.data_url)[0], LocalFileSystem)
         table = manifest.splits(splits)
         self.num_rows: I64 = table["num_rows"].to_numpy().astype(np.int64)
         files = table["file"].combine_chunks().dictionary_encode()
@@ -69,97 +88,161 @@ class RowGroups:
         places = table["columns"].combine_chunks()
         self._places = {name: _Places(places.field(name)) for name in schema.names}
         self._check_places()
-        self._opened = Cache(self._open, kept)
+        self._mapped = Cache(self._map, kept)
+        self._footers = Cache(self._read_footer, kept)
         self._decoded = Cache(self._decode, kept * len(schema.names))
 
-    def contents(self, groups: I64) -> list[Any]:
-        """For each of the groups the bytes of its file. Raises: DatasetError where it is missing or of another size."""
+    def mapped(self, groups: Sequence[int]) -> list[Part]:
+        """For each of the groups its local file. Raises: DatasetError where that is missing or of another size."""
         found = []
-        for file, expected in zip(self._file[groups].tolist(), self._file_bytes[groups].tolist(), strict=True):
-            content = self._opened.get(file)
-            mapped = content.base
-            if isinstance(mapped, mmap.mmap) and mapped.size() != expected:  # to read it would end in a SIGBUS
-                raise self._wrong_size(file, expected, mapped.size())
-            found.append(content)
+        for group in groups:
+            file, expected = int(self._file[group]), int(self._file_bytes[group])
+            mapping, part = self._mapped.get(file)
+            if mapping.size() != expected:  # to read it would end in a SIGBUS
+                raise wrong_size(self._url(file), expected, mapping.size())
+            found.append(part)
         return found
 
-    def values(self, groups: I64, contents: Sequence[Any], column: str) -> Values:
+    def load(self, group: int, stopped: threading.Event) -> Part:
+        """The chunks of all columns of a row group, from the cache or the storage.
+
+        Raises: DatasetError where they are not what was published, StorageError where the storage does not answer.
+        """
+        with self._timings("fetch"):
+            places = [self._places[name] for name in self._columns]
+            ranges = coalesce(
+                (int(place.offset[group]), int(place.offset[group] + place.num_bytes[group])) for place in places
+            )
+            file, where = int(self._file[group]), self._where(group)
+            name, cached = self._from_cache(file, ranges)
+            if cached is not None:
+                for place in places:
+                    place.verified[group] = True  # before it was cached, and its entry has a checksum of its own
+                part = Part(cached, ranges)
+            else:
+                part = Part(self._fetch(file, ranges, where, stopped), ranges)
+                for column in self._columns if self._cache is not None or self._verify != "never" else ():
+                    self._check_chunk(group, part, column)
+                if self._cache is not None:
+                    self._cache.put(name, part.content)
+        if any(self._is_decoded(group, column) for column in self._columns):
+            self._footers.get(file, stopped)
+        return part
+
+    def values(self, groups: Sequence[int], parts: Sequence[Part], column: str) -> Values:
         """Where the groups have the values of a column of fixed width. Raises: as `column`."""
         field, place = self.schema[column], self._places[column]
-        width, in_file = stride(field), place.values[groups]
-        if width is None or (in_file < 0).any():
-            decoded = [self._decoded.get((group, column)) for group in groups.tolist()]
+        width = stride(field)
+        if width is None or any(self._is_decoded(group, column) for group in groups):
+            decoded = [self._decoded.get((group, column), part) for group, part in zip(groups, parts, strict=True)]
             return Values(np.array([values.ctypes.data for values in decoded]), field.num_bytes, decoded)
-        self._check(groups, contents, column)
         skipped = LENGTH_BYTES if field.is_tensor else 0
-        starts = np.array([content.ctypes.data for content in contents])
-        return Values(starts + in_file + skipped, width, contents)
+        starts = []
+        for group, part in zip(groups, parts, strict=True):
+            self._check(group, part, column)
+            starts.append(part.address + part.place(int(place.values[group])) + skipped)
+        return Values(np.array(starts), width, parts)
 
-    def lists(self, group: int, column: str) -> Lists:
+    def lists(self, group: int, part: Part, column: str) -> Lists:
         """All lists of a column. Raises: as `column`."""
-        found: Lists = self._decoded.get((group, column))
+        found: Lists = self._decoded.get((group, column), part)
         return found
 
-    def column(self, group: int, column: str) -> Any:
+    def column(self, group: int, part: Part, column: str) -> Any:
         """All values of a column: (rows, bytes of a value) uint8; or (rows,) objects, str or bytes.
 
         Raises: DatasetError where the file is not what was published.
         """
-        field, in_file, num_rows = self.schema[column], int(self._places[column].values[group]), self.num_rows[group]
+        field, num_rows = self.schema[column], int(self.num_rows[group])
         width = stride(field)
-        if width is None or in_file < 0:
-            return self._decoded.get((group, column))
-        groups = np.array([group])
-        contents = self.contents(groups)
-        self._check(groups, contents, column)
+        if width is None or self._is_decoded(group, column):
+            return self._decoded.get((group, column), part)
+        self._check(group, part, column)
         skipped = LENGTH_BYTES if field.is_tensor else 0  # numbers of 8 and 16 bits come first in their 32
-        values = contents[0][in_file : in_file + num_rows * width].reshape(num_rows, width)
+        start = part.place(int(self._places[column].values[group]))
+        values = part.content[start : start + num_rows * width].reshape(num_rows, width)
         return values[:, skipped : skipped + field.num_bytes]
 
-    def _check(self, groups: I64, contents: Sequence[Any], column: str) -> None:
-        place = self._places[column]
-        if self._verify == "never" or (self._verify == "first" and place.verified[groups].all()):
-            return
-        with self._timings("fetch"):
-            for group, content in zip(groups.tolist(), contents, strict=True):
-                if self._verify == "first" and place.verified[group]:
-                    continue
-                start, expected = int(place.offset[group]), int(place.crc32[group])
-                found = zlib.crc32(content[start : start + int(place.num_bytes[group])])
-                if found != expected:
-                    raise DatasetError(
-                        f"{self._where(group, column)}: expected CRC-32 {expected:08x}, found {found:08x}; "
-                        f"the file was changed: build the dataset again"
-                    )
-                place.verified[group] = True
+    def _is_decoded(self, group: int, column: str) -> bool:
+        return bool(self._places[column].values[group] < 0)
 
-    def _open(self, file: int) -> Any:
-        """(bytes of the file,) uint8: mapped where it is local, read whole where it is not."""
-        url = self._url(file)
-        fs, path = store.filesystem(url)
-        expected = int(self._file_bytes[np.argmax(self._file == file)])
-        try:
+    def _check(self, group: int, part: Part, column: str) -> None:
+        """Looks at the checksum if that is asked for and not done."""
+        if self._verify == "always" or (self._verify == "first" and not self._places[column].verified[group]):
             with self._timings("fetch"):
-                if isinstance(fs, LocalFileSystem):
-                    with open(path, "rb") as opened:
-                        # A file of no bytes cannot be mapped.
-                        content = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) if opened.seek(0, 2) else b""
-                else:
-                    content = fs.cat_file(path)
-        except FileNotFoundError as error:
-            raise DatasetError(f"{store.shown(url)}: the file is missing; build the dataset again") from error
-        if len(content) != expected:
-            raise self._wrong_size(file, expected, len(content))
-        return np.frombuffer(content, np.uint8)
+                self._check_chunk(group, part, column)
 
-    def _decode(self, key: tuple[int, str]) -> Any:
+    def _check_chunk(self, group: int, part: Part, column: str) -> None:
+        place = self._places[column]
+        start, expected = part.place(int(place.offset[group])), int(place.crc32[group])
+        found = zlib.crc32(part.content[start : start + int(place.num_bytes[group])].data)
+        if found != expected:
+            raise DatasetError(
+                f"{self._where(group, column)}: expected CRC-32 {expected:08x}, found {found:08x}; "
+                f"the file was changed: build the dataset again"
+            )
+        place.verified[group] = True
+
+    def _map(self, file: int) -> tuple[mmap.mmap, Part]:
+        url, expected = self._url(file), self._size(file)
+        try:
+            with self._timings("fetch"), open(store.filesystem(url)[1], "rb") as opened:
+                if not (found := opened.seek(0, os.SEEK_END)):  # a file of no bytes cannot be mapped
+                    raise wrong_size(url, expected, found)
+                mapping = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
+        except FileNotFoundError as error:
+            raise _missing(url) from error
+        return mapping, Part(np.frombuffer(mapping, np.uint8), ((0, len(mapping)),))
+
+    def _from_cache(self, file: int, ranges: Ranges) -> tuple[str, Any]:
+        """The name under which these bytes are cached, and the bytes if they are."""
+        if self._cache is None:
+            return "", None
+        name = f"{self._cached_as}/{hashlib.sha256(f'{self._files[file]} {ranges}'.encode()).hexdigest()[:32]}"
+        return name, self._cache.get(name, sum(stop - start for start, stop in ranges))
+
+    def _fetch(self, file: int, ranges: Ranges, where: str, stopped: threading.Event) -> Any:
+        try:
+            return fetch(self._url(file), ranges, self._size(file), where, stopped)
+        except FileNotFoundError as error:
+            raise _missing(self._url(file)) from error
+
+    def _read_footer(self, file: int, stopped: threading.Event | None = None) -> pq.FileMetaData:
+        url, size = self._url(file), self._size(file)
+        footer = self._end_of(file, min(size, FOOTER_BYTES), stopped)
+        needed = int.from_bytes(footer[-TAIL_BYTES:-4].tobytes(), "little") + TAIL_BYTES
+        if len(footer) < needed <= size:
+            footer = self._end_of(file, needed, stopped)
+        try:
+            return pq.ParquetFile(pa.BufferReader(pa.py_buffer(footer))).metadata
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(
+                f"{store.shown(url)}: the footer cannot be read as Parquet ({error}); build the dataset again"
+            ) from error
+
+    def _end_of(self, file: int, num_bytes: int, stopped: threading.Event | None) -> Any:
+        """(num_bytes,) uint8, the last ones of the file."""
+        if self.is_local:
+            return self._mapped.get(file)[1].content[-num_bytes:]
+        ranges = ((self._size(file) - num_bytes, self._size(file)),)
+        with self._timings("fetch"):
+            name, content = self._from_cache(file, ranges)
+            if content is None:
+                where = f"{store.shown(self._url(file))}: footer"
+                content = self._fetch(file, ranges, where, stopped or threading.Event())
+                if self._cache is not None:
+                    self._cache.put(name, content)
+        return content
+
+    def _decode(self, key: tuple[int, str], part: Part) -> Any:
         group, column = key
         field, where, expected = self.schema[column], self._where(group, column), int(self.num_rows[group])
-        contents = self.contents(np.array([group]))
-        self._check(np.array([group]), contents, column)
+        self._check(group, part, column)
+        footer = self._footers.get(int(self._file[group]))
         with self._timings("decode"):
             try:
-                parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(contents[0])))
+                source = pa.BufferReader(pa.py_buffer(self._up_to_chunk(group, part, column)))
+                parquet = pq.ParquetFile(source, metadata=footer)
                 table = parquet.read_row_group(int(self._group_in_file[group]), columns=[column], use_threads=False)
             except (pa.ArrowException, OSError, IndexError) as error:
                 raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
@@ -172,6 +255,16 @@ class RowGroups:
                     f"of {values.type} and {num_nulls:,} nulls; build the dataset again"
                 )
             return _plain(values, field, where)
+
+    def _up_to_chunk(self, group: int, part: Part, column: str) -> Any:
+        """(bytes,) uint8, the file from its first byte to the end of a column chunk; what was not fetched is zeros."""
+        if self.is_local:
+            return part.content
+        place = self._places[column]
+        offset, num_bytes = int(place.offset[group]), int(place.num_bytes[group])
+        file, start = np.zeros(offset + num_bytes, np.uint8), part.place(offset)  # takes memory where it is written to
+        file[offset:] = part.content[start : start + num_bytes]
+        return file
 
     def _check_places(self) -> None:
         """Raises: DatasetError where values in place would reach out of their column chunk, or that out of its file."""
@@ -190,13 +283,12 @@ class RowGroups:
     def _url(self, file: int) -> str:
         return store.inside(self._data_url, self._files[file])
 
-    def _where(self, group: int, column: str) -> str:
-        url = store.shown(self._url(int(self._file[group])))
-        return f"{url}: row group {self._group_in_file[group]}, column {column!r}"
+    def _size(self, file: int) -> int:
+        return int(self._file_bytes[np.argmax(self._file == file)])
 
-    def _wrong_size(self, file: int, expected: int, found: int) -> DatasetError:
-        where = store.shown(self._url(file))
-        return DatasetError(f"{where}: expected {expected:,} bytes, found {found:,}; build the dataset again")
+    def _where(self, group: int, column: str | None = None) -> str:
+        url = store.shown(self._url(int(self._file[group])))
+        return f"{url}: row group {self._group_in_file[group]}" + (f", column {column!r}" if column is not None else "")
 
 
 class _Places:
@@ -208,6 +300,10 @@ class _Places:
         self.crc32 = column.field("crc32").to_numpy()
         self.values: I64 = column.field("values").fill_null(-1).to_numpy()
         self.verified = np.zeros(len(column), np.bool_)
+
+
+def _missing(url: str) -> DatasetError:
+    return DatasetError(f"{store.shown(url)}: the file is missing; build the dataset again")
 
 
 def _plain(values: pa.Array, field: Field, where: str) -> Any:
@@ -223,14 +319,17 @@ def _plain(values: pa.Array, field: Field, where: str) -> Any:
 
 
 class Cache:
-    """Computes a value once, even when several threads ask for it at once, and keeps the last `size` used."""
+    """Computes a value once, even when several threads ask for it at once, and keeps the last `size` used.
 
-    def __init__(self, compute: Callable[[Any], Any], size: int) -> None:
+    `compute` gets the key and what else `get` is given, which must not change the value.
+    """
+
+    def __init__(self, compute: Callable[..., Any], size: int) -> None:
         self._compute, self._size = compute, size
         self._entries: OrderedDict[Hashable, tuple[threading.Lock, list[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> Any:
+    def get(self, key: Hashable, *given: Any) -> Any:
         with self._lock:
             lock, value = self._entries.setdefault(key, (threading.Lock(), []))
             self._entries.move_to_end(key)
@@ -238,5 +337,5 @@ class Cache:
                 self._entries.popitem(last=False)
         with lock:
             if not value:
-                value.append(self._compute(key))
+                value.append(self._compute(key, *given))
         return value[0]
