@@ -8,7 +8,7 @@ wants them. Wide values would be copied twice that way: they are gathered from w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 BLOCK_BYTES, BLOCK_BATCHES = 4 << 20, 64
 LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
-AHEAD = 2  # blocks whose row groups are fetched ahead, for each thread that fetches
 VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group
 
@@ -44,7 +43,7 @@ class _Shuffled:
 class BlockReader:
     """Reads blocks of one epoch, for one rank. Safe to use from several threads.
 
-    Files that are not local are fetched ahead, for the blocks from `first_batch` on in their order, until `close`.
+    `ahead` fetches files that are not local.
     """
 
     def __init__(
@@ -56,10 +55,9 @@ class BlockReader:
         rank: int,
         world_size: int,
         kept: int,
-        first_batch: int,
-        fetch_threads: int,
         buffers: Buffers,
         timings: Timings,
+        ahead: Ahead | None = None,
     ) -> None:
         self._plan, self._row_groups = plan, row_groups
         self._rank, self._world_size = rank, world_size
@@ -69,10 +67,12 @@ class BlockReader:
         self._narrow = [field for field in fields if field not in self._lists and field not in self._wide]
         self._batch_bytes = max(1, sum(map(_weight, fields)) * plan.global_batch_size // world_size)
         self._shuffled = Cache(self._shuffle, kept)
-        needs = ((block, [piece.group for piece in self._pieces(block)[0]]) for block in self.blocks(first_batch))
-        self._ahead = (
-            None if row_groups.is_local else Ahead(row_groups.load, needs, AHEAD * fetch_threads, fetch_threads)
-        )
+        self._ahead = ahead
+
+    def needs(self, first: int) -> Iterator[tuple[Hashable, list[int]]]:
+        """The blocks from batch `first` on, and the row groups that each needs: for `ahead`."""
+        for block in self.blocks(first):
+            yield (self._plan.epoch, block), [piece.group for piece in self._pieces(block)[0]]
 
     def blocks(self, first: int) -> Iterator[range]:
         """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
@@ -83,17 +83,12 @@ class BlockReader:
         if first <= last:
             yield range(last, last + 1)
 
-    def close(self) -> None:
-        """Ends what is fetched ahead. Workers that wait for it get a CancelledError."""
-        if self._ahead is not None:
-            self._ahead.close()
-
     def read(self, block: range) -> list[Batch]:
         """This rank's part of each batch of the block."""
         pieces, weight = self._pieces(block)
         if self._ahead is None:
             return self._assemble(block, pieces, weight, self._row_groups.mapped([piece.group for piece in pieces]))
-        with self._ahead.parts(block) as parts:
+        with self._ahead.parts((self._plan.epoch, block)) as parts:
             return self._assemble(block, pieces, weight, parts)
 
     def _pieces(self, block: range) -> tuple[list[Piece], float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from penstock.card import Card
 from penstock.errors import DatasetError
 from train.feed.blocks import BlockReader
 from train.feed.disk_cache import DiskCache
+from train.feed.fetch import Ahead
 from train.feed.gather import Buffers
 from train.feed.petastorm_reader import Batch, PlannedReader
 from train.feed.plan import Plan
@@ -24,6 +25,7 @@ from train.feed.row_groups import RowGroups, Verify
 from train.feed.timing import Timings
 
 CACHE_BYTES = 10 * 10**9
+FETCH_THREADS, AHEAD = 16, 2  # AHEAD: blocks whose row groups are held or being fetched, for each thread
 
 
 class Feed:
@@ -59,7 +61,7 @@ class Feed:
         verify: Verify = "first",
         cache: str | Path | None = None,
         cache_bytes: int = CACHE_BYTES,
-        fetch_threads: int = 8,
+        fetch_threads: int = FETCH_THREADS,
     ) -> None:
         self.url, self.split = dataset_url, split
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
@@ -95,6 +97,7 @@ class Feed:
     def _open(self) -> None:
         self._pid = os.getpid()
         self.timings = Timings()
+        self._fetched: dict[tuple[int, int], Ahead] = {}  # for the pass that begins at this epoch and batch
         self._buffers = Buffers(pinned=torch.cuda.is_available())
         self._row_groups = RowGroups(
             manifest.read(self.url, self.card),
@@ -109,7 +112,8 @@ class Feed:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("timings", "_buffers", "_row_groups")}
+        opened = ("timings", "_fetched", "_buffers", "_row_groups")
+        return {name: value for name, value in vars(self).items() if name not in opened}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -163,28 +167,52 @@ class Feed:
         """This rank's part of every global batch of an epoch, from `first_batch` on."""
         if os.getpid() != self._pid:  # forked: another thread may have held a lock, which nobody opens here
             self._open()
-        plan = self.plan(epoch)
-        reader = BlockReader(
-            plan,
+        reader = self._reader(epoch, fetched := self._take_fetched(epoch, first_batch))
+        with (
+            PlannedReader(
+                self.columns, reader.blocks(first_batch), reader.read, self.num_workers, 2 * self.num_workers
+            ) as ahead,
+            ExitStack() as stack,
+        ):
+            if fetched is not None:
+                stack.callback(fetched.close)  # before the reader ends, whose threads may be waiting for bytes
+            while True:
+                with self.timings("wait"):
+                    batches = next(ahead, None)
+                if batches is None:
+                    break
+                yield from batches
+            if fetched is not None and self._planned["shuffle"]:
+                stack.pop_all()
+                self._fetched[epoch + 1, 0] = fetched
+
+    def _reader(self, epoch: int, fetched: Ahead | None = None) -> BlockReader:
+        return BlockReader(
+            self.plan(epoch),
             self._row_groups,
             [self.card.schema[name] for name in self.columns],
             self.card.schema.label,
             self.rank,
             self.world_size,
             self._num_kept,
-            first_batch,
-            self._fetch_threads,
             self._buffers,
             self.timings,
+            fetched,
         )
-        work = reader.blocks(first_batch)
-        with (
-            PlannedReader(self.columns, work, reader.read, self.num_workers, 2 * self.num_workers) as ahead,
-            closing(reader),  # first, as the reader's threads may be waiting for bytes
-        ):
-            while True:
-                with self.timings("wait"):
-                    batches = next(ahead, None)
-                if batches is None:
-                    return
-                yield from batches
+
+    def _take_fetched(self, epoch: int, first_batch: int) -> Ahead | None:
+        """What fetches row groups for a pass, if they are not local: it may have begun when the epoch before ended."""
+        if self._row_groups.is_local:
+            return None
+        kept = self._fetched.pop((epoch, first_batch), None)
+        while self._fetched:  # of a pass that did not come
+            self._fetched.popitem()[1].close()
+        needs = self._needs(epoch, first_batch)
+        return kept or Ahead(self._row_groups.load, needs, AHEAD * self._fetch_threads, self._fetch_threads)
+
+    def _needs(self, epoch: int, first_batch: int) -> Iterator[tuple[Hashable, list[int]]]:
+        """The row groups of an epoch's blocks and, as shuffled passes follow each other, those of the next epochs."""
+        yield from self._reader(epoch).needs(first_batch)
+        while self._planned["shuffle"] and len(self):
+            epoch += 1
+            yield from self._reader(epoch).needs(0)

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,16 +121,16 @@ def _short(error: Exception) -> str:
 
 
 class Ahead:
-    """Loads row groups by threads, before they are needed, for pieces of work that come in order.
+    """Loads row groups by threads, before they are needed, for pieces of work that are begun in order.
 
-    Held are the row groups of those pieces that have begun and of the `num_ahead` that follow, each loaded once.
-    `needs` says which row groups each piece needs, in the order of the work.
+    `needs` says which row groups each piece of work needs. Held are those of the pieces that have begun and of the
+    ones that follow, `num_ahead` pieces in all; each row group is loaded once.
     """
 
     def __init__(
         self,
         load: Callable[[int, threading.Event], Part],
-        needs: Iterator[tuple[range, Sequence[int]]],
+        needs: Iterator[tuple[Hashable, Sequence[int]]],
         num_ahead: int,
         num_threads: int,
     ) -> None:
@@ -138,15 +138,15 @@ class Ahead:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="feed-fetch")
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._announced: dict[range, Sequence[int]] = {}
+        self._announced: dict[Hashable, Sequence[int]] = {}
         self._users: Counter[int] = Counter()
         self._held: dict[int, Future[Part]] = {}
 
     @contextmanager
-    def parts(self, work: range) -> Iterator[list[Part]]:
+    def parts(self, work: Hashable) -> Iterator[list[Part]]:
         """The row groups that a piece of work needs, until it is done. Raises: as `load`."""
         with self._lock:
-            while work not in self._announced or len(self._announced) <= self._num_ahead:
+            while work not in self._announced or len(self._announced) < self._num_ahead:
                 if (need := next(self._needs, None)) is None:
                     break
                 self._announce(*need)
@@ -157,14 +157,14 @@ class Ahead:
             with self._lock:
                 self._release(work)
 
-    def _announce(self, work: range, groups: Sequence[int]) -> None:
+    def _announce(self, work: Hashable, groups: Sequence[int]) -> None:
         self._announced[work] = groups
         for group in groups:
             if group not in self._held:
                 self._held[group] = self._threads.submit(self._load, group, self._stopped)
             self._users[group] += 1
 
-    def _release(self, work: range) -> None:
+    def _release(self, work: Hashable) -> None:
         for group in self._announced.pop(work):
             self._users[group] -= 1
             if not self._users[group]:

@@ -24,7 +24,7 @@ from penstock.errors import DatasetError
 from penstock.manifest import Manifest
 from penstock.pages import LENGTH_BYTES, stride
 from penstock.schema import Field, Schema
-from train.feed.disk_cache import DiskCache
+from train.feed.disk_cache import U8, DiskCache
 from train.feed.fetch import Part, Ranges, coalesce, fetch, wrong_size
 from train.feed.plan import I64
 from train.feed.timing import Timings
@@ -108,23 +108,15 @@ class RowGroups:
 
         Raises: DatasetError where they are not what was published, StorageError where the storage does not answer.
         """
-        with self._timings("fetch"):
-            places = [self._places[name] for name in self._columns]
-            ranges = coalesce(
-                (int(place.offset[group]), int(place.offset[group] + place.num_bytes[group])) for place in places
-            )
-            file, where = int(self._file[group]), self._where(group)
-            name, cached = self._from_cache(file, ranges)
-            if cached is not None:
-                for place in places:
-                    place.verified[group] = True  # before it was cached, and its entry has a checksum of its own
-                part = Part(cached, ranges)
-            else:
-                part = Part(self._fetch(file, ranges, where, stopped), ranges)
-                for column in self._columns if self._cache is not None or self._verify != "never" else ():
-                    self._check_chunk(group, part, column)
-                if self._cache is not None:
-                    self._cache.put(name, part.content)
+        places = [self._places[name] for name in self._columns]
+        ranges = coalesce((int(p.offset[group]), int(p.offset[group] + p.num_bytes[group])) for p in places)
+        file = int(self._file[group])
+
+        def check(content: U8) -> None:
+            for column in self._columns:
+                self._check(group, Part(content, ranges), column, always=self._cache is not None)
+
+        part = Part(self._fetched(file, ranges, self._where(group), stopped, check), ranges)
         if any(self._is_decoded(group, column) for column in self._columns):
             self._footers.get(file, stopped)
         return part
@@ -166,9 +158,10 @@ class RowGroups:
     def _is_decoded(self, group: int, column: str) -> bool:
         return bool(self._places[column].values[group] < 0)
 
-    def _check(self, group: int, part: Part, column: str) -> None:
-        """Looks at the checksum if that is asked for and not done."""
-        if self._verify == "always" or (self._verify == "first" and not self._places[column].verified[group]):
+    def _check(self, group: int, part: Part, column: str, always: bool = False) -> None:
+        """Looks at the checksum if that is asked for and not done; what is cached was looked at in any case."""
+        verified = self._places[column].verified[group]
+        if always or self._verify == "always" or (self._verify == "first" and not verified):
             with self._timings("fetch"):
                 self._check_chunk(group, part, column)
 
@@ -194,45 +187,49 @@ class RowGroups:
             raise _missing(url) from error
         return mapping, Part(np.frombuffer(mapping, np.uint8), ((0, len(mapping)),))
 
-    def _from_cache(self, file: int, ranges: Ranges) -> tuple[str, Any]:
-        """The name under which these bytes are cached, and the bytes if they are."""
-        if self._cache is None:
-            return "", None
-        name = f"{self._cached_as}/{hashlib.sha256(f'{self._files[file]} {ranges}'.encode()).hexdigest()[:32]}"
-        return name, self._cache.get(name, sum(stop - start for start, stop in ranges))
-
-    def _fetch(self, file: int, ranges: Ranges, where: str, stopped: threading.Event) -> Any:
-        try:
-            return fetch(self._url(file), ranges, self._size(file), where, stopped)
-        except FileNotFoundError as error:
-            raise _missing(self._url(file)) from error
+    def _fetched(
+        self, file: int, ranges: Ranges, where: str, stopped: threading.Event, check: Callable[[U8], Any]
+    ) -> U8:
+        """The ranges' bytes, one behind the other: from the cache, else from the storage, checked and then cached."""
+        described = f"{self._files[file]} {ranges}".encode()
+        name = f"{self._cached_as}/{hashlib.sha256(described).hexdigest()[:32]}"
+        with self._timings("fetch"):
+            if self._cache is not None:
+                cached = self._cache.get(name, sum(stop - start for start, stop in ranges))
+                if cached is not None:
+                    return cached
+            try:
+                content = fetch(self._url(file), ranges, self._size(file), where, stopped)
+            except FileNotFoundError as error:
+                raise _missing(self._url(file)) from error
+        check(content)
+        if self._cache is not None:
+            with self._timings("fetch"):
+                self._cache.put(name, content)
+        return content
 
     def _read_footer(self, file: int, stopped: threading.Event | None = None) -> pq.FileMetaData:
-        url, size = self._url(file), self._size(file)
-        footer = self._end_of(file, min(size, FOOTER_BYTES), stopped)
+        footer = self._end_of(file, FOOTER_BYTES, stopped)
         needed = int.from_bytes(footer[-TAIL_BYTES:-4].tobytes(), "little") + TAIL_BYTES
-        if len(footer) < needed <= size:
+        if needed > len(footer):
             footer = self._end_of(file, needed, stopped)
         try:
             return pq.ParquetFile(pa.BufferReader(pa.py_buffer(footer))).metadata
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(
-                f"{store.shown(url)}: the footer cannot be read as Parquet ({error}); build the dataset again"
+                f"{store.shown(self._url(file))}: the footer cannot be read as Parquet ({error}); "
+                f"build the dataset again"
             ) from error
 
-    def _end_of(self, file: int, num_bytes: int, stopped: threading.Event | None) -> Any:
-        """(num_bytes,) uint8, the last ones of the file."""
+    def _end_of(self, file: int, num_bytes: int, stopped: threading.Event | None) -> U8:
+        """(num_bytes,) uint8, the last ones of the file; all of it where it has fewer."""
+        size = self._size(file)
+        start = max(0, size - num_bytes)
         if self.is_local:
-            return self._mapped.get(file)[1].content[-num_bytes:]
-        ranges = ((self._size(file) - num_bytes, self._size(file)),)
-        with self._timings("fetch"):
-            name, content = self._from_cache(file, ranges)
-            if content is None:
-                where = f"{store.shown(self._url(file))}: footer"
-                content = self._fetch(file, ranges, where, stopped or threading.Event())
-                if self._cache is not None:
-                    self._cache.put(name, content)
-        return content
+            content: U8 = self._mapped.get(file)[1].content[start:]
+            return content
+        where = f"{store.shown(self._url(file))}: footer"
+        return self._fetched(file, ((start, size),), where, stopped or threading.Event(), lambda content: None)
 
     def _decode(self, key: tuple[int, str], part: Part) -> Any:
         group, column = key
