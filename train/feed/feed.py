@@ -184,6 +184,7 @@ class Feed:
                 yield from batches
             if fetched is not None and self._planned["shuffle"]:
                 stack.pop_all()
+                fetched.rest()
                 self._fetched[epoch + 1, 0] = fetched
 
     def _reader(self, epoch: int, fetched: Ahead | None = None) -> BlockReader:

@@ -135,7 +135,8 @@ class Ahead:
         num_threads: int,
     ) -> None:
         self._load, self._needs, self._num_ahead = load, needs, num_ahead
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="feed-fetch")
+        self._num_threads = num_threads
+        self._threads: ThreadPoolExecutor | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._announced: dict[Hashable, Sequence[int]] = {}
@@ -159,6 +160,10 @@ class Ahead:
 
     def _announce(self, work: Hashable, groups: Sequence[int]) -> None:
         self._announced[work] = groups
+        if self._stopped.is_set():
+            raise CancelledError
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="feed-fetch")
         for group in groups:
             if group not in self._held:
                 self._held[group] = self._threads.submit(self._load, group, self._stopped)
@@ -170,7 +175,17 @@ class Ahead:
             if not self._users[group]:
                 del self._users[group], self._held[group]
 
+    def rest(self) -> None:
+        """No work until the next pass: the threads end what is to be fetched, then themselves."""
+        with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+                self._threads = None
+
     def close(self) -> None:
-        """Ends all waits; a read that has begun is waited for."""
-        self._stopped.set()
-        self._threads.shutdown(cancel_futures=True)
+        """Ends all waits with a CancelledError; a read that has begun is waited for."""
+        with self._lock:
+            self._stopped.set()
+            threads = self._threads
+        if threads is not None:
+            threads.shutdown(cancel_futures=True)
