@@ -30,6 +30,7 @@ from train import checkpoint
 from train.config import TrainConfig
 from train.evaluate import evaluate
 from train.feed import Feed
+from train.feed.feed import CACHE_BYTES
 from train.feed.row_groups import Verify
 from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
@@ -59,7 +60,7 @@ def train(
 ) -> Trained:
     """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
 
-    `reading` are options of `Feed` that change how it reads, not what: `num_workers`, `verify`.
+    `reading` are options of `Feed` that change how it reads, not what: `num_workers`, `verify`, `cache`, `cache_bytes`.
 
     Raises: RunError where the folder holds a run of another configuration, recipe or dataset version.
     """
@@ -86,8 +87,9 @@ def train(
         raise RunError(
             f"{store.shown(data_url)}: no rows to train on in version {card.version}; look at the recipe's split"
         )
+    evaluated: dict[str, Any] = {"global_batch_size": EVALUATION_BATCH, "shuffle": False, **(reading or {})}
     held_out = {
-        name: Feed(data_url, name, version=card.version, global_batch_size=EVALUATION_BATCH, shuffle=False)
+        name: Feed(data_url, name, version=card.version, **evaluated)
         for name in ("val", "test")
         if name in card.splits and name not in config.train_split.split("+")
     }
@@ -284,10 +286,12 @@ def add_reading_arguments(made: argparse.ArgumentParser) -> None:
         default="first",
         help="check bytes against the manifest the first time that they are read (default), always or never",
     )
+    made.add_argument("--cache", metavar="DIR", help="keep here what is read of a dataset that is not local")
+    made.add_argument("--cache-bytes", type=int, default=CACHE_BYTES, help="of which at most so much; default: 10 GB")
 
 
 def reading(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"num_workers": arguments.num_workers, "verify": arguments.verify}
+    return {name: getattr(arguments, name) for name in ("num_workers", "verify", "cache", "cache_bytes")}
 
 
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:

@@ -50,6 +50,19 @@ class Part:
         return before  # of a chunk that has no byte
 
 
+class Patience:
+    """Of those who wait for the storage: says once that they do, and sends them home when they are `stopped`."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._has_spoken = False
+
+    def say(self, message: str) -> None:
+        if not self._has_spoken:
+            self._has_spoken = True
+            LOG.warning(message)
+
+
 def coalesce(chunks: Iterable[tuple[int, int]]) -> Ranges:
     """Ranges that cover the chunks, joined where the gap between two costs less than another read."""
     joined: list[tuple[int, int]] = []
@@ -61,8 +74,8 @@ def coalesce(chunks: Iterable[tuple[int, int]]) -> Ranges:
     return tuple(joined)
 
 
-def fetch(url: str, ranges: Ranges, file_bytes: int, where: str, stopped: threading.Event) -> U8:
-    """The ranges' bytes, one behind the other. `where` names them in errors; `stopped` ends the wait between two tries.
+def fetch(url: str, ranges: Ranges, file_bytes: int, where: str, patience: Patience) -> U8:
+    """The ranges' bytes, one behind the other. `where` names them in errors.
 
     What a filesystem's driver raises is its own affair, so all that is not known to stay is tried again.
 
@@ -89,7 +102,7 @@ def fetch(url: str, ranges: Ranges, file_bytes: int, where: str, stopped: thread
             error = raised
         if tried == 1:
             _check_size(fs, path, url, file_bytes)
-            LOG.warning("%s: %s; trying again for at most %.0f s", where, _short(error), TIMEOUT_S)
+            patience.say(f"{where}: {_short(error)}; trying again, for {TIMEOUT_S:.0f} s at most")
         wait_s = FIRST_WAIT_S * 2 ** (tried - 1) * random.uniform(0.5, 1.5)
         waited_s = time.monotonic() - begun
         if tried == NUM_TRIES or waited_s + wait_s > TIMEOUT_S:
@@ -97,7 +110,7 @@ def fetch(url: str, ranges: Ranges, file_bytes: int, where: str, stopped: thread
                 f"{where}: cannot be read, tried {tried} times in {waited_s:.0f} s ({_short(error)}); "
                 f"start again when the storage answers"
             ) from error
-        if stopped.wait(wait_s):
+        if patience.stopped.wait(wait_s):
             raise CancelledError
     raise AssertionError
 
@@ -129,7 +142,7 @@ class Ahead:
 
     def __init__(
         self,
-        load: Callable[[int, threading.Event], Part],
+        load: Callable[[int, Patience], Part],
         needs: Iterator[tuple[Hashable, Sequence[int]]],
         num_ahead: int,
         num_threads: int,
@@ -137,7 +150,7 @@ class Ahead:
         self._load, self._needs, self._num_ahead = load, needs, num_ahead
         self._num_threads = num_threads
         self._threads: ThreadPoolExecutor | None = None
-        self._stopped = threading.Event()
+        self._patience = Patience()
         self._lock = threading.Lock()
         self._announced: dict[Hashable, Sequence[int]] = {}
         self._users: Counter[int] = Counter()
@@ -160,13 +173,13 @@ class Ahead:
 
     def _announce(self, work: Hashable, groups: Sequence[int]) -> None:
         self._announced[work] = groups
-        if self._stopped.is_set():
+        if self._patience.stopped.is_set():
             raise CancelledError
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="feed-fetch")
         for group in groups:
             if group not in self._held:
-                self._held[group] = self._threads.submit(self._load, group, self._stopped)
+                self._held[group] = self._threads.submit(self._load, group, self._patience)
             self._users[group] += 1
 
     def _release(self, work: Hashable) -> None:
@@ -185,7 +198,7 @@ class Ahead:
     def close(self) -> None:
         """Ends all waits with a CancelledError; a read that has begun is waited for."""
         with self._lock:
-            self._stopped.set()
+            self._patience.stopped.set()
             threads = self._threads
         if threads is not None:
             threads.shutdown(cancel_futures=True)

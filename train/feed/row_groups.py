@@ -25,7 +25,7 @@ from penstock.manifest import Manifest
 from penstock.pages import LENGTH_BYTES, stride
 from penstock.schema import Field, Schema
 from train.feed.disk_cache import U8, DiskCache
-from train.feed.fetch import Part, Ranges, coalesce, fetch, wrong_size
+from train.feed.fetch import Part, Patience, Ranges, coalesce, fetch, wrong_size
 from train.feed.plan import I64
 from train.feed.timing import Timings
 
@@ -103,7 +103,7 @@ class RowGroups:
             found.append(part)
         return found
 
-    def load(self, group: int, stopped: threading.Event) -> Part:
+    def load(self, group: int, patience: Patience) -> Part:
         """The chunks of all columns of a row group, from the cache or the storage.
 
         Raises: DatasetError where they are not what was published, StorageError where the storage does not answer.
@@ -116,9 +116,9 @@ class RowGroups:
             for column in self._columns:
                 self._check(group, Part(content, ranges), column, always=self._cache is not None)
 
-        part = Part(self._fetched(file, ranges, self._where(group), stopped, check), ranges)
+        part = Part(self._fetched(file, ranges, self._where(group), patience, check), ranges)
         if any(self._is_decoded(group, column) for column in self._columns):
-            self._footers.get(file, stopped)
+            self._footers.get(file, patience)
         return part
 
     def values(self, groups: Sequence[int], parts: Sequence[Part], column: str) -> Values:
@@ -187,9 +187,7 @@ class RowGroups:
             raise _missing(url) from error
         return mapping, Part(np.frombuffer(mapping, np.uint8), ((0, len(mapping)),))
 
-    def _fetched(
-        self, file: int, ranges: Ranges, where: str, stopped: threading.Event, check: Callable[[U8], Any]
-    ) -> U8:
+    def _fetched(self, file: int, ranges: Ranges, where: str, patience: Patience, check: Callable[[U8], Any]) -> U8:
         """The ranges' bytes, one behind the other: from the cache, else from the storage, checked and then cached."""
         described = f"{self._files[file]} {ranges}".encode()
         name = f"{self._cached_as}/{hashlib.sha256(described).hexdigest()[:32]}"
@@ -199,7 +197,7 @@ class RowGroups:
                 if cached is not None:
                     return cached
             try:
-                content = fetch(self._url(file), ranges, self._size(file), where, stopped)
+                content = fetch(self._url(file), ranges, self._size(file), where, patience)
             except FileNotFoundError as error:
                 raise _missing(self._url(file)) from error
         check(content)
@@ -208,11 +206,11 @@ class RowGroups:
                 self._cache.put(name, content)
         return content
 
-    def _read_footer(self, file: int, stopped: threading.Event | None = None) -> pq.FileMetaData:
-        footer = self._end_of(file, FOOTER_BYTES, stopped)
+    def _read_footer(self, file: int, patience: Patience | None = None) -> pq.FileMetaData:
+        footer = self._end_of(file, FOOTER_BYTES, patience)
         needed = int.from_bytes(footer[-TAIL_BYTES:-4].tobytes(), "little") + TAIL_BYTES
         if needed > len(footer):
-            footer = self._end_of(file, needed, stopped)
+            footer = self._end_of(file, needed, patience)
         try:
             return pq.ParquetFile(pa.BufferReader(pa.py_buffer(footer))).metadata
         except (pa.ArrowException, OSError) as error:
@@ -221,7 +219,7 @@ class RowGroups:
                 f"build the dataset again"
             ) from error
 
-    def _end_of(self, file: int, num_bytes: int, stopped: threading.Event | None) -> U8:
+    def _end_of(self, file: int, num_bytes: int, patience: Patience | None) -> U8:
         """(num_bytes,) uint8, the last ones of the file; all of it where it has fewer."""
         size = self._size(file)
         start = max(0, size - num_bytes)
@@ -229,7 +227,7 @@ class RowGroups:
             content: U8 = self._mapped.get(file)[1].content[start:]
             return content
         where = f"{store.shown(self._url(file))}: footer"
-        return self._fetched(file, ((start, size),), where, stopped or threading.Event(), lambda content: None)
+        return self._fetched(file, ((start, size),), where, patience or Patience(), lambda content: None)
 
     def _decode(self, key: tuple[int, str], part: Part) -> Any:
         group, column = key

@@ -61,7 +61,7 @@ def advice(seconds: Mapping[str, float], data_stall: float, num_workers: int) ->
         else f"a machine with more cores (all {os.cpu_count()} are in use), or a larger model"
     )
     change = {
-        "fetch": f"--verify never once the files have been checked, {more_workers}, or a faster disk",
+        "fetch": f"--cache DIR if the data is far, --verify never if it was checked, {more_workers}, or a faster disk",
         "decode": f"columns of fixed width, which are read in place, pictures of fewer pixels, or {more_workers}",
         "assemble": f"fewer or narrower columns, or {more_workers}",
         "copy": "narrower types, such as pictures as uint8, which the device converts",
