@@ -2,10 +2,10 @@
 
     python -m bench.remote [--rows 160000] [--epochs 10] [--repeats 5]
 
-28 x 28 pictures as the ETL writes them, in row groups of 4 MB, batches of 1,024, shuffled, the files in memory. A repeat
-is a new feed and all its epochs, with the checksums of the first; "with a cache" begins with none, "cached" with the one
-that another feed has filled. Repeats alternate; the median counts. Reads are those of data files in an epoch: what is
-held ahead when an epoch ends serves the next one, and that is most of a small dataset.
+28 x 28 pictures as the ETL writes them, in row groups of 4 MB, batches of 1,024, shuffled, the files in memory. Each
+repeat is a new feed and all its epochs, with the checksums of the first; "with a cache" begins with none, "cached" with
+the one that another feed has filled. Repeats alternate; the median counts. Reads are those of data files in an epoch:
+what is held ahead when an epoch ends serves the next one, and that is most of a small dataset.
 """
 
 from __future__ import annotations

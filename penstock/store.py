@@ -89,14 +89,17 @@ def exists(url: str) -> bool:
 def read_bytes(url: str) -> bytes:
     """The whole file. Raises: FileNotFoundError, StorageError."""
     fs, path = filesystem(url)
-    with storage_errors(url):
+    with _reading(url):
         return bytes(fs.cat_file(path))
 
 
 def file_names(url: str) -> list[str]:
-    """Names of the files below a folder, relative to it and sorted; [] where the folder is not there."""
+    """Names of the files below a folder, relative to it and sorted; [] where the folder is not there.
+
+    Raises: StorageError.
+    """
     fs, path = filesystem(url)
-    with storage_errors(url):
+    with _reading(url):
         return sorted(str(PurePosixPath(found).relative_to(path)) for found in fs.find(path))
 
 
@@ -279,6 +282,21 @@ def _sha256(fs: fsspec.AbstractFileSystem, path: str) -> str:
         while chunk := file.read(CHUNK_BYTES):
             checksum.update(chunk)
     return checksum.hexdigest()
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """`storage_errors`, and whatever else a driver raises: those of object stores have errors of their own."""
+    try:
+        with storage_errors(url):
+            yield
+    except (FileNotFoundError, StorageError):
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise StorageError(
+            f"{shown(url)}: cannot be read ({why}); check the URL, and whether the storage answers"
+        ) from error
 
 
 @contextmanager
