@@ -54,6 +54,11 @@ def predict(
     model.load_state_dict(_weights(run))
     model.to(device).eval()
 
+    if card.schema.key is None:
+        raise DatasetError(
+            f"{data_url}: version {card.version} was adopted without a key, so that a prediction could not name its "
+            f"row; adopt it with `penstock adopt … --key COLUMN`"
+        )
     key = card.schema[card.schema.key]
     inputs = card.schema.without_label().names
     wanted = list(splits) or list(card.splits)

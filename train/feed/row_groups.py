@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from penstock import store, tensors
+from penstock import cast, store, tensors
 from penstock.errors import DatasetError
 from penstock.manifest import Manifest
 from penstock.pages import LENGTH_BYTES, stride
@@ -122,7 +122,7 @@ class RowGroups:
             return
         with self._timings("fetch"):
             for group, content in zip(groups.tolist(), contents, strict=True):
-                if self._verify == "first" and place.verified[group]:
+                if not place.has_crc32[group] or (self._verify == "first" and place.verified[group]):
                     continue
                 start, expected = int(place.offset[group]), int(place.crc32[group])
                 found = zlib.crc32(content[start : start + int(place.num_bytes[group])])
@@ -159,19 +159,20 @@ class RowGroups:
         self._check(np.array([group]), contents, column)
         with self._timings("decode"):
             try:
-                parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(contents[0])))
+                unchecked = self._verify != "never" and not self._places[column].has_crc32[group]
+                source = pa.BufferReader(pa.py_buffer(contents[0]))
+                parquet = pq.ParquetFile(source, page_checksum_verification=unchecked)
                 table = parquet.read_row_group(int(self._group_in_file[group]), columns=[column], use_threads=False)
-            except (pa.ArrowException, OSError, IndexError) as error:
+                values = table[column].combine_chunks()
+                num_nulls = cast.num_nulls(values)
+                if len(values) != expected or num_nulls:
+                    raise DatasetError(
+                        f"{where}: expected {expected:,} values of {field.arrow_type} and no null, found "
+                        f"{len(values):,} of {values.type} and {num_nulls:,} nulls; build the dataset again"
+                    )
+                return _plain(cast.cast(values, field), field, where)
+            except (pa.ArrowException, OSError, LookupError) as error:
                 raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
-            values = table[column].combine_chunks()
-            kind = pa.list_(values.type.value_type) if field.is_list else values.type
-            num_nulls = values.null_count + (values.flatten().null_count if field.is_list else 0)
-            if len(values) != expected or num_nulls or kind != field.arrow_type:
-                raise DatasetError(
-                    f"{where}: expected {expected:,} values of {field.arrow_type} and no null, found {len(values):,} "
-                    f"of {values.type} and {num_nulls:,} nulls; build the dataset again"
-                )
-            return _plain(values, field, where)
 
     def _check_places(self) -> None:
         """Raises: DatasetError where values in place would reach out of their column chunk, or that out of its file."""
@@ -205,7 +206,8 @@ class _Places:
     def __init__(self, column: pa.StructArray) -> None:
         self.offset: I64 = column.field("offset").to_numpy()
         self.num_bytes: I64 = column.field("num_bytes").to_numpy()
-        self.crc32 = column.field("crc32").to_numpy()
+        self.crc32 = column.field("crc32").fill_null(0).to_numpy()
+        self.has_crc32 = column.field("crc32").is_valid().to_numpy(zero_copy_only=False)  # adopted files may have none
         self.values: I64 = column.field("values").fill_null(-1).to_numpy()
         self.verified = np.zeros(len(column), np.bool_)
 
