@@ -53,6 +53,7 @@ def check_keys(assigned: DataFrame, schema: Schema, split: Split) -> None:
     """Raises: RecipeError where the source puts rows of one key into two splits; a hash alone cannot."""
     if split.source is None:
         return
+    assert schema.key is not None
     number = F.xxhash64("split")  # Spark sorts where it aggregates text: several times slower
     per_key = assigned.groupBy(schema.key).agg(F.min(number).alias("first"), F.max(number).alias("last"))
     [(key,)] = per_key.where("first <> last").agg(F.min(schema.key)).collect()

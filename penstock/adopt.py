@@ -174,16 +174,10 @@ def data_files(data_url: str) -> dict[str, int]:
         raise DatasetError(f"{where}: expected a folder of Parquet files, found a file; name the folder that holds it")
     if any(name.startswith("cards/") for name in found):
         raise DatasetError(f"{where}: a dataset already, with cards; it is fed as it is")
-    files = {name: num_bytes for name, num_bytes in found.items() if not _is_hidden(name)}
+    files = {name: num_bytes for name, num_bytes in found.items() if not store.NO_DATA.search(name)}
     if not files:
         raise DatasetError(f"{where}: no Parquet file (names with a leading '.' or '_' are no data); check the URL")
     return files
-
-
-def _is_hidden(name: str) -> bool:
-    """As Spark has it, to which a folder `_day=1` is data."""
-    parts = PurePosixPath(name).parts
-    return name.endswith("._COPYING_") or any(p.startswith(".") or (p.startswith("_") and "=" not in p) for p in parts)
 
 
 def _splits(data_url: str, files: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import math
 import struct
@@ -30,8 +31,9 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # markers of a frame's header
 JPEG_SCAN = 0xFFDA
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
+NPY_START = b"\x93NUMPY"
 NPY_LENGTHS = {1: ("<H", 10), 2: ("<I", 12)}  # by version: how long the header is, and where it begins
-NPY_HEADER_BYTES = 10_000  # the longest that NumPy reads
+NPY_HEADER_BYTES = 10_000  # about the longest that NumPy reads
 WAV_TYPES = {1: "uint8", 2: "int16", 4: "int32"}  # by bytes of a sample
 
 
@@ -162,15 +164,17 @@ def _npy_start(value: bytes) -> int:
     return start + int(struct.unpack_from(kind, value, 8)[0])
 
 
-@lru_cache(256)  # the arrays of a column have few headers, and NumPy parses each as Python
+@lru_cache(256)  # the arrays of a column have few headers, and each is Python's text of a dict
 def _npy_parsed(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
-    stream = io.BytesIO(header)
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream, NPY_HEADER_BYTES)
+    if not header.startswith(NPY_START) or len(header) > NPY_HEADER_BYTES:
+        raise ValueError("no .npy header")
+    found = ast.literal_eval(header[NPY_LENGTHS[header[6]][1] :].decode("latin1"))
+    dtype, shape = np.dtype(found["descr"]), found["shape"]
     if dtype.hasobject or dtype.names:
         raise ValueError("it holds Python objects or records, which are never opened")
-    return dtype, shape, "F" if is_fortran else "C"
+    if not isinstance(shape, tuple) or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"the header says the shape {shape!r}")
+    return dtype, shape, "F" if found["fortran_order"] else "C"
 
 
 def _npz(value: bytes) -> npt.NDArray[Any]:
@@ -193,5 +197,8 @@ def _npz_start(value: bytes, num_bytes: int = NPY_HEADER_BYTES) -> bytes:
 
 HEADERS = {"png": _png, "jpeg": _jpeg, "wav": _wav_header, "npy": _npy_header, "npz": _npz_header}
 ARRAYS = {"wav": _wav, "npy": _npy, "npz": _npz}
-# What NumPy, `wave` and `zipfile` raise on bytes that are no such file.
-ERRORS = (ValueError, struct.error, EOFError, RuntimeError, KeyError, wave.Error, zipfile.BadZipFile, zlib.error)
+# What `wave`, `zipfile` and `ast` raise on bytes that are no such file.
+ERRORS = (
+    *(ValueError, TypeError, LookupError, EOFError, RuntimeError, SyntaxError, MemoryError),
+    *(struct.error, wave.Error, zipfile.BadZipFile, zlib.error),
+)

@@ -176,7 +176,8 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             + "\n  ".join(differs)
         )
     console.table(
-        [[name, split.rows, split.digest] for name, split in card.splits.items()], ["split", "rows", "digest"]
+        [[name, split.rows, split.digest or "not known"] for name, split in card.splits.items()],
+        ["split", "rows", "digest"],
     )
     console.say(f"Version {card.version} is whole: {card.counts['built']:,} rows, {_checked(card)}")
     splits = {name: {"rows": split.rows, "digest": split.digest} for name, split in card.splits.items()}

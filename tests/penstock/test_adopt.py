@@ -276,10 +276,10 @@ def test_no_page_is_read(frames: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_footer_is_read_whole(tmp_path: Path) -> None:
-    write_frames(tmp_path, frame(0, 900), row_group_size=1)
-    assert pq.read_metadata(tmp_path / "part-0.parquet").serialized_size > 64 << 10
-    assert adopted(tmp_path).card.splits["train"].rows == 900
-    assert_fed(tmp_path, frame(0, 900))
+    table = pa.table({"id": range(9)}).replace_schema_metadata({"notes": "x" * 100_000})
+    pq.write_table(table, tmp_path / "f.parquet", row_group_size=2)
+    adopted(tmp_path)
+    assert_fed(tmp_path, table.to_pandas())
 
 
 def test_adopting_twice_does_nothing_and_another_input_is_another_version(frames: Path) -> None:
@@ -322,11 +322,11 @@ def test_only_an_adopted_card_names_a_folder_elsewhere(frames: Path, tmp_path: P
     made = adopted(frames, out=str(out))
     edit_card(out, kind="dataset")
     with pytest.raises(DatasetError, match="leads out of the dataset; do not use this dataset"):
-        Feed(str(out), global_batch_size=4)
+        Feed(str(out), global_batch_size=8)
     for data in ("..", "../frames", "/etc", "a/../.."):
         edit_card(out, kind="adopted", data=data)
         with pytest.raises(DatasetError, match="leads out of the dataset; do not use this dataset"):
-            Feed(str(out), global_batch_size=4)
+            Feed(str(out), global_batch_size=8)
     # And a store that others write to names no file of this machine.
     assert cards.files_url("s3://bucket/x", cards.Card(**{**vars(made.card), "data": "s3://other/y"})) == "s3://other/y"
     with pytest.raises(DatasetError, match=r"bucket/x: version \w+ names files of one machine"):
@@ -340,7 +340,7 @@ def test_a_manifest_that_leads_out_of_the_adopted_folder_is_refused(frames: Path
     listed = manifest.write(f"file://{frames}", [wrong], made.card.schema, "_cards/x")
     edit_card(frames, manifest=vars(listed))
     with pytest.raises(DatasetError, match=r"'../part-0.parquet' leads out of the dataset"):
-        Feed(str(frames), global_batch_size=4)
+        Feed(str(frames), global_batch_size=8)
 
 
 def test_a_manifest_that_is_gone_is_said(frames: Path) -> None:
