@@ -462,6 +462,14 @@ def test_uneven_tensors_of_the_right_sum_are_not_read_in_place(tmp_path: Path) -
         rows_of(tmp_path)
 
 
+def test_values_that_are_stored_as_something_else_are_not_read_in_place(tmp_path: Path) -> None:
+    prices = pa.array([0.5, 1.25, 3]).cast(pa.decimal128(18, 2))  # as 64-bit integers: as wide as what they are fed as
+    options = {"store_decimal_as_integer": True, **IN_PLACE}
+    pq.write_table(pa.table({"id": range(3), "price": prices}), tmp_path / "f.parquet", **options)
+    adopted(tmp_path, "price=float64", checksum=True)
+    assert rows_of(tmp_path)["price"] == [0.5, 1.25, 3]
+
+
 def test_with_checksums_values_lie_in_place_and_bytes_are_checked(tmp_path: Path) -> None:
     tensors = np.random.default_rng(0).integers(0, 256, (40, 200), np.uint8)
     path = tmp_path / "f.parquet"
