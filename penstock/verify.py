@@ -85,14 +85,14 @@ def _compare(
 def _compare_adopted(card: Card, listed: manifest.Manifest) -> Iterator[str]:
     """Footers and sizes, and every byte of the files whose checksum is known; who wrote the files left no more."""
     fields = Columns({field.name: field for field in card.schema.fields}, card.schema.names)
-    files, rows = data_files(listed.data_url), dict.fromkeys(card.splits, 0)
-    for file in sorted({*files, *listed.files}):
+    files, adopted, rows = data_files(listed.data_url), listed.files, dict.fromkeys(card.splits, 0)
+    for file in sorted({*files, *adopted}):
         where, expected = store.shown(store.join(listed.data_url, file)), listed.table.filter(pc.field("file") == file)
         if file not in files:
             yield f"{where}: the file is missing; bring it back, or adopt what is there"
             continue
         split = expected["split"][0].as_py() if len(expected) else ""
-        checksum = bool(len(expected)) and listed.files[file][1] is not None
+        checksum = bool(len(expected)) and adopted[file][1] is not None
         try:
             found = scan(listed.data_url, file, split, files[file], card.schema, fields, checksum)
         except DatasetError as error:
