@@ -37,6 +37,7 @@ class Layout:
 
 def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
     """Adds `split` and `_hash`, the 64-bit xxHash (seed 42) of the key's text."""
+    assert schema.key is not None
     df = df.withColumn("_hash", F.xxhash64(F.col(schema.key).cast("string")))
     bucket = F.pmod("_hash", F.lit(BUCKETS))
     below, by_hash = 0.0, F.lit(None).cast("string")
@@ -52,6 +53,7 @@ def check_keys(assigned: DataFrame, schema: Schema, split: Split) -> None:
     """Raises: RecipeError where the source puts rows of one key into two splits; a hash alone cannot."""
     if split.source is None:
         return
+    assert schema.key is not None
     number = F.xxhash64("split")  # Spark sorts where it aggregates text: several times slower
     per_key = assigned.groupBy(schema.key).agg(F.min(number).alias("first"), F.max(number).alias("last"))
     [(key,)] = per_key.where("first <> last").agg(F.min(schema.key)).collect()
@@ -122,6 +124,7 @@ def number_duplicates(df: DataFrame, schema: Schema) -> DataFrame:
 
     The window's sort is also the order in which rows are written.
     """
+    assert schema.key is not None
     rest = [name for name in schema.names if name != schema.key]
     same_key = Window.partitionBy("split", "_shard", "_hash", schema.key).orderBy(*(rest or [schema.key]))
     return df.withColumn("_copy", F.row_number().over(same_key))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from penstock import encoded, manifest, store, tensors
 from penstock.digest import rows_digest
 from penstock.errors import DatasetError, PenstockError
-from penstock.pages import values_offset
+from penstock.pages import chunk_range, values_offset
 from penstock.schema import Field, Schema
 
 
@@ -89,10 +89,8 @@ def _audit(
         for c in range(group.num_columns):
             chunk = group.column(c)
             field = schema[chunk.path_in_schema.split(".")[0]]  # a list's leaf is `<field>.list.element`
-            start = chunk.data_page_offset
-            if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
-                start = min(start, chunk.dictionary_page_offset)
-            raw = content[start : start + chunk.total_compressed_size]
+            start, num_bytes = chunk_range(chunk)
+            raw = content[start : start + num_bytes]
             column = table[field.name]
             _check_nulls(column, field, where)
             if field.is_encoded:

@@ -2,6 +2,9 @@
 
 A dataset folder holds `cards/<version>.json` and `data/<version>-<attempt>/`. The card is created
 exclusively and last; a folder that no card names is the rest of a job that died, and nobody reads it.
+
+A card of kind `adopted` is of Parquet files that others wrote (`penstock adopt`). It lies in `_cards/`, which Spark
+and others skip, beside the files; or elsewhere, and then it alone may name a folder outside its dataset.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from penstock.errors import DatasetError, PenstockError
 from penstock.schema import Schema
 
 FORMAT = 1  # raised when a reader of the old format would misread the new one
+
+FOLDERS = ("cards", "_cards")  # of what ETL made; of what was adopted
 
 JSON = dict[str, Any]
 PARTS: dict[str, type] = {"version": str, "recipe": str, "data": str, "created": str, "counts": dict, "lineage": dict}
@@ -55,12 +60,12 @@ class CleanCard:
 @dataclass(frozen=True)
 class Split:
     rows: int
-    digest: str  # penstock.digest.rows_digest of all its rows, 16 hex digits
+    digest: str | None  # penstock.digest.rows_digest of all its rows, 16 hex digits; None where none was read
 
 
 @dataclass(frozen=True)
 class ManifestFile:
-    path: str  # relative to the version's data folder
+    path: str  # relative to the version's data folder; of an adopted version, to the dataset
     num_bytes: int
     sha256: str
 
@@ -71,7 +76,7 @@ class Card:
 
     version: str
     recipe: str
-    data: str  # folder of the version's files, relative to the dataset
+    data: str  # folder of the version's files, relative to the dataset; adopted: "." or an absolute URL
     manifest: ManifestFile
     schema: Schema
     counts: Mapping[str, int]  # raw, quarantined, clean, duplicates, built
@@ -126,7 +131,7 @@ def from_json(text: str | bytes, where: str) -> Card | CleanCard:
                 raise TypeError(f"{name} must be {kind.__name__}, is {type(value[name]).__name__}")
         if value["kind"] == "clean":
             return CleanCard(**value)
-        if value["kind"] != "dataset":
+        if value["kind"] not in ("dataset", "adopted"):
             raise TypeError(f"unknown kind {value['kind']!r}")
         value["schema"] = Schema.from_json(value["schema"])
         value["manifest"] = ManifestFile(**value["manifest"])
@@ -140,25 +145,30 @@ def from_json(text: str | bytes, where: str) -> Card | CleanCard:
 
 def find(folder: str, version: str) -> Card | CleanCard | None:
     """The card of a version, or None where that version does not exist."""
-    url = store.join(folder, "cards", f"{version}.json")
-    try:
-        return from_json(store.read_bytes(url), store.shown(url))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    for cards in FOLDERS:
+        url = store.join(folder, cards, f"{version}.json")
+        try:
+            return from_json(store.read_bytes(url), store.shown(url))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return None
 
 
 def publish(folder: str, card: Card | CleanCard) -> bool:
     """Creates the card, which makes the version exist. False where another writer was first: its card stands."""
-    return store.write_new(store.join(folder, "cards", f"{card.version}.json"), to_json(card).encode())
+    cards = FOLDERS[card.kind == "adopted"]
+    return store.write_new(store.join(folder, cards, f"{card.version}.json"), to_json(card).encode())
 
 
 def versions(folder: str) -> list[Card | CleanCard]:
     """All cards of a folder, oldest first."""
-    cards = store.join(folder, "cards")
-    names = [name for name in store.file_names(cards) if name.endswith(".json") and not name.startswith(".")]
-    found = [
-        from_json(store.read_bytes(store.join(cards, name)), store.shown(store.join(cards, name))) for name in names
+    urls = [
+        store.join(folder, cards, name)
+        for cards in FOLDERS
+        for name in store.file_names(store.join(folder, cards))
+        if name.endswith(".json") and not name.startswith(".")
     ]
+    found = [from_json(store.read_bytes(url), store.shown(url)) for url in urls]
     return sorted(found, key=lambda card: (card.created, card.version))
 
 
@@ -172,7 +182,10 @@ def load(dataset_url: str, version: str | None = None) -> Card:
     if version is None:
         found = versions(url)
         if not found:
-            raise DatasetError(f"{where}: no dataset here (no card in {where}/cards); make one with `penstock etl`")
+            raise DatasetError(
+                f"{where}: no dataset here (no card in {where}/cards); make one with `penstock etl`, or of "
+                f"plain Parquet with `penstock adopt`"
+            )
         card: Card | CleanCard | None = found[-1]
     else:
         card = find(url, version)
@@ -182,3 +195,20 @@ def load(dataset_url: str, version: str | None = None) -> Card:
     if not isinstance(card, Card):
         raise DatasetError(f"{where}: holds clean rows, not a dataset; name the folder above it")
     return card
+
+
+def files_url(dataset_url: str, card: Card) -> str:
+    """The folder that the files of a version lie in.
+
+    Raises: DatasetError where it is outside the dataset, unless the card is of an adopted version. That one names
+    the very folder; but a card in a remote store, which others may have written, names none on this machine.
+    """
+    url = store.absolute(dataset_url)
+    if card.kind != "adopted" or "://" not in card.data:
+        return url if card.data == "." else store.inside(url, card.data)
+    if card.data.startswith("file://") and not url.startswith("file://"):
+        raise DatasetError(
+            f"{store.shown(url)}: version {card.version} names files of one machine, {store.shown(card.data)}; "
+            f"do not use this dataset, or adopt files that lie in a store themselves"
+        )
+    return card.data

@@ -21,6 +21,7 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   train    a dataset version -> a run: checkpoints, metrics, model, report
   run      raw files -> a dataset version -> a run -> predictions for its test rows
   predict  a run and a dataset version -> predictions
+  adopt    plain Parquet that another job wrote -> a dataset version, without rewriting it
   verify   recount and re-checksum a dataset version against its card
   feed     read a dataset version as fast as it goes, without a model: rows/s, bytes/s, time of each stage
   doctor   what is installed here, what is missing, how to mend it
@@ -61,6 +62,8 @@ def _main(arguments: list[str]) -> int:
             chosen = run
         case "predict":
             from train.predict import main as chosen
+        case "adopt":
+            from penstock.adopt import main as chosen
         case "verify":
             from penstock.verify import main as chosen
         case "feed":

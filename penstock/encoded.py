@@ -1,15 +1,20 @@
-"""Images and sounds that are stored encoded: what a value's header says, and what it decodes to.
+"""Images, sounds and NumPy's arrays that are stored encoded: what a value's header says, and what it decodes to.
 
 `check` needs no image decoder, so that ETL can look at every value; `decode` takes Pillow for images.
 """
 
 from __future__ import annotations
 
+import ast
 import io
+import math
 import struct
 import wave
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +31,9 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # markers of a frame's header
 JPEG_SCAN = 0xFFDA
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
+NPY_START = b"\x93NUMPY"
+NPY_LENGTHS = {1: ("<H", 10), 2: ("<I", 12)}  # by version: how long the header is, and where it begins
+NPY_HEADER_BYTES = 10_000  # about the longest that NumPy reads
 WAV_TYPES = {1: "uint8", 2: "int16", 4: "int32"}  # by bytes of a sample
 
 
@@ -44,10 +52,12 @@ def decode(value: bytes, field: Field) -> npt.NDArray[Any]:
 
     Raises: DatasetError where a value is damaged, or of another dtype or shape.
     """
-    if field.encoding == "wav":
-        samples: npt.NDArray[Any] = _parse({"wav": _wav}, value, field)
-        _compare((samples.dtype.name, samples.shape), field)
-        return samples.reshape(samples.shape[: len(field.shape)])
+    if field.encoding in ARRAYS:
+        if field.encoding == "npz":
+            check(value, field)  # before anything is inflated
+        array = _parse(ARRAYS, value, field)
+        _compare((array.dtype.name, array.shape), field)
+        return array.reshape(array.shape[: len(field.shape)])
     from PIL import Image  # here, as ETL has no Pillow and needs none
 
     header = _parse(HEADERS, value, field)
@@ -65,15 +75,16 @@ def _parse(parsers: Mapping[str, Callable[[bytes], T]], value: bytes, field: Fie
     assert field.encoding is not None
     try:
         return parsers[field.encoding](value)
-    except (ValueError, struct.error, EOFError, RuntimeError, wave.Error) as error:  # the last three: of `wave`
+    except ERRORS as error:
         found = f"{len(value):,} bytes that begin with {value[:8]!r}"
         raise DatasetError(f"column {field.name!r}: expected {field.encoding}, found {found} ({error})") from error
 
 
 def _compare(found: Header, field: Field) -> None:
     dtype, shape = found
-    expected = field.shape if len(field.shape) == len(shape) else (*field.shape, 1)
-    if dtype != field.dtype or any(e not in (None, f) for e, f in zip(expected, shape, strict=True)):
+    expected = field.shape if len(field.shape) == len(shape) or field.encoding in ("npy", "npz") else (*field.shape, 1)
+    as_expected = len(expected) == len(shape) and all(e in (None, f) for e, f in zip(expected, shape, strict=True))
+    if dtype != field.dtype or not as_expected:
         raise DatasetError(
             f"column {field.name!r}: expected {field.encoding} of {field.dtype} {_text(expected)}, "
             f"found {dtype} {_text(shape)}"
@@ -130,4 +141,64 @@ def _wav_header(value: bytes) -> Header:
     return samples.dtype.name, samples.shape
 
 
-HEADERS = {"png": _png, "jpeg": _jpeg, "wav": _wav_header}
+def _npy(value: bytes) -> npt.NDArray[Any]:
+    """Source: NumPy, "numpy.lib.format", format version 1.0 and 2.0."""
+    start = _npy_start(value)
+    dtype, shape, order = _npy_parsed(value[:start])
+    if len(value) != start + math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(value) - start:,} bytes of elements, expected {math.prod(shape) * dtype.itemsize:,}")
+    array = np.frombuffer(value, dtype, math.prod(shape), start).reshape(shape, order=order)
+    return array.astype(dtype.newbyteorder("<"), copy=False)
+
+
+def _npy_header(value: bytes) -> Header:
+    dtype, shape, _ = _npy_parsed(value[: _npy_start(value)])
+    return dtype.name, shape
+
+
+def _npy_start(value: bytes) -> int:
+    """Where the elements begin."""
+    kind, start = NPY_LENGTHS.get(value[6] if len(value) > 6 else 0, ("", 0))
+    if not kind:
+        raise ValueError("no .npy header of version 1 or 2")
+    return start + int(struct.unpack_from(kind, value, 8)[0])
+
+
+@lru_cache(256)  # the arrays of a column have few headers, and each is Python's text of a dict
+def _npy_parsed(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...], Literal["C", "F"]]:
+    if not header.startswith(NPY_START) or len(header) > NPY_HEADER_BYTES:
+        raise ValueError("no .npy header")
+    found = ast.literal_eval(header[NPY_LENGTHS[header[6]][1] :].decode("latin1"))
+    dtype, shape = np.dtype(found["descr"]), found["shape"]
+    if dtype.hasobject or dtype.names:
+        raise ValueError("it holds Python objects or records, which are never opened")
+    if not isinstance(shape, tuple) or any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError(f"the header says the shape {shape!r}")
+    return dtype, shape, "F" if found["fortran_order"] else "C"
+
+
+def _npz(value: bytes) -> npt.NDArray[Any]:
+    dtype, shape, _ = _npy_parsed((head := _npz_start(value))[: _npy_start(head)])
+    return _npy(_npz_start(value, _npy_start(head) + math.prod(shape) * dtype.itemsize))
+
+
+def _npz_header(value: bytes) -> Header:
+    return _npy_header(_npz_start(value))
+
+
+def _npz_start(value: bytes, num_bytes: int = NPY_HEADER_BYTES) -> bytes:
+    """The first bytes of the one .npy file in a .npz file; no more are inflated."""
+    with zipfile.ZipFile(io.BytesIO(value)) as archive:
+        if len(names := archive.namelist()) != 1:
+            raise ValueError(f"expected one array, found {len(names)}")
+        with archive.open(names[0]) as file:
+            return file.read(max(0, num_bytes))
+
+
+HEADERS = {"png": _png, "jpeg": _jpeg, "wav": _wav_header, "npy": _npy_header, "npz": _npz_header}
+ARRAYS = {"wav": _wav, "npy": _npy, "npz": _npz}
+# What `wave`, `zipfile` and `ast` raise on bytes that are no such file.
+ERRORS = (
+    *(ValueError, TypeError, LookupError, EOFError, RuntimeError, SyntaxError, MemoryError),
+    *(struct.error, wave.Error, zipfile.BadZipFile, zlib.error),
+)

@@ -1,12 +1,14 @@
 """The manifest: every row group of a version, in columns, so that a reader lists no folder and reads no footer.
 
-One row per row group, in file order: split, file (relative to the version's data folder), row_group, num_rows,
+One row per row group, in file order: split, file (relative to the folder of the files), row_group, num_rows,
 file_bytes, file_sha256, and `columns`, a struct with one entry per field:
 
     offset, num_bytes   where the field's column chunk lies in the file
     crc32               of these bytes
     values              where the first value lies if the chunk is one uncompressed PLAIN page of values of one
                         width, which can be read in place: value i is at `values + i * stride`; else null
+
+Checksums are null where files were adopted and their bytes never read.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from penstock import card as cards
 from penstock import store
 from penstock.card import Card, ManifestFile
 from penstock.errors import DatasetError
@@ -56,21 +59,21 @@ class Manifest:
         return pa.concat_tables([self.table.filter(pc.field("split") == name) for name in names])
 
     @property
-    def files(self) -> dict[str, tuple[int, str]]:
+    def files(self) -> dict[str, tuple[int, str | None]]:
         """file -> (bytes, SHA-256)."""
         columns = (self.table[name].to_pylist() for name in ("file", "file_bytes", "file_sha256"))
         return {file: (num_bytes, sha256) for file, num_bytes, sha256 in zip(*columns, strict=True)}
 
 
-def write(data_url: str, tables: Sequence[pa.Table], schema: Schema) -> ManifestFile:
+def write(folder_url: str, tables: Sequence[pa.Table], schema: Schema, path: str = NAME) -> ManifestFile:
     """Writes the manifest of a version from the tables of its files, which may come in any order."""
     table = pa.concat_tables([arrow_schema(schema).empty_table(), *tables])
     table = table.sort_by([("split", "ascending"), ("file", "ascending"), ("row_group", "ascending")])
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     content = sink.getvalue().to_pybytes()
-    store.write_new(store.join(data_url, NAME), content)
-    return ManifestFile(NAME, len(content), hashlib.sha256(content).hexdigest())
+    store.write_new(store.join(folder_url, path), content)
+    return ManifestFile(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def read(dataset_url: str, card: Card) -> Manifest:
@@ -78,17 +81,19 @@ def read(dataset_url: str, card: Card) -> Manifest:
 
     Raises: DatasetError where it is missing, of another checksum, or names files outside the dataset.
     """
-    data_url = store.inside(store.absolute(dataset_url), card.data)
-    url = store.inside(data_url, card.manifest.path)
+    data_url = cards.files_url(dataset_url, card)
+    is_adopted = card.kind == "adopted"
+    url = store.inside(store.absolute(dataset_url) if is_adopted else data_url, card.manifest.path)
+    again = "remove its card and adopt the files again" if is_adopted else "build the dataset again"
     try:
         content = store.read_bytes(url)
     except FileNotFoundError as error:
-        raise DatasetError(f"{store.shown(url)}: the manifest is missing; build the dataset again") from error
+        raise DatasetError(f"{store.shown(url)}: the manifest is missing; {again}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != card.manifest.sha256:
         raise DatasetError(
             f"{store.shown(url)}: expected {card.manifest.num_bytes} bytes with SHA-256 {card.manifest.sha256[:12]}…, "
-            f"found {len(content)} bytes with {found[:12]}…; the manifest was changed: build the dataset again"
+            f"found {len(content)} bytes with {found[:12]}…; the manifest was changed: {again}"
         )
     table = pq.read_table(pa.BufferReader(content))
     files = pc.unique(table["file"])

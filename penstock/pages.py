@@ -7,11 +7,21 @@ parquet.thrift (PageHeader); Thrift compact protocol specification.
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
+
 from penstock.schema import Field
 
 DATA_PAGE, PLAIN = 0, 0
 LENGTH_BYTES = 4  # in front of every BYTE_ARRAY value
 PARQUET_BYTES = {"int8": 4, "int16": 4, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
+
+
+def chunk_range(chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
+    """Where a column chunk lies in its file, the page of its dictionary included: offset and bytes."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and chunk.dictionary_page_offset:  # 0, where a writer means none
+        start = min(start, chunk.dictionary_page_offset)
+    return start, chunk.total_compressed_size
 
 
 def stride(field: Field) -> int | None:

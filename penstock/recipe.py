@@ -201,7 +201,7 @@ def _import(recipe: Recipe, path: Path) -> ModuleType:
 
 def _check_parts(name: str, module: ModuleType) -> None:
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "schema": ("a Schema", lambda value: isinstance(value, Schema)),
+        "schema": ("a Schema with a key", lambda value: isinstance(value, Schema) and value.key is not None),
         "split": ("a Split", lambda value: isinstance(value, Split)),
         "read": ("a function", callable),
         "clean": ("a function", callable),

@@ -43,7 +43,7 @@ class Encoding:
     """What a value may decode to: an array of one of the dtypes, and of `num_axes` axes or one more, of channels."""
 
     dtypes: tuple[str, ...]
-    num_axes: int
+    num_axes: int | None  # None: any number but none
     channels: Collection[int]
     shapes: str  # as a sentence names them
 
@@ -52,6 +52,8 @@ ENCODINGS = {
     "png": Encoding(("uint8",), 2, (1, 2, 3, 4), "(height, width) or (height, width, 1 to 4)"),  # 2, 4: with alpha
     "jpeg": Encoding(("uint8",), 2, (1, 3), "(height, width) or (height, width, 1 or 3)"),
     "wav": Encoding(("uint8", "int16", "int32"), 1, range(1, 1 << 16), "(frames,) or (frames, channels)"),
+    "npy": Encoding(TENSOR_TYPES, None, (), "one size or more"),  # as numpy.save writes
+    "npz": Encoding(TENSOR_TYPES, None, (), "one size or more"),  # as numpy.savez_compressed writes a single array
 }
 
 
@@ -105,8 +107,8 @@ class Field:
                 f"field {self.name!r}: {self.encoding} does not decode to {self.dtype!r}; "
                 f"use one of {', '.join(known.dtypes)}"
             )
-        more = len(self.shape) - known.num_axes
-        if more not in (0, 1) or (more and self.shape[-1] not in known.channels):
+        more = len(self.shape) - known.num_axes if known.num_axes is not None else 0
+        if not self.shape or more not in (0, 1) or (more and self.shape[-1] not in known.channels):
             raise RecipeError(
                 f"field {self.name!r}: {self.encoding} does not decode to shape {self.shape}; use {known.shapes}"
             )
@@ -151,10 +153,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a dataset's rows. `key` names the field that identifies a row, `label` what a model learns."""
+    """The fields of a dataset's rows. `key` names the field that identifies a row, `label` what a model learns.
+
+    Only adopted rows may have no key: nothing but a prediction needs to name them.
+    """
 
     fields: tuple[Field, ...]
-    key: str
+    key: str | None
     label: str | None = None
 
     def __post_init__(self) -> None:
@@ -164,9 +169,11 @@ class Schema:
         twice = sorted(name for name in names if lower.count(name.lower()) > 1)
         if twice:
             raise RecipeError(f"schema: field {twice[-1]!r} is there twice; give every field its own name")
-        for role, name in (("key", self.key), *([] if self.label is None else [("label", self.label)])):
-            if name not in names:
+        for role, name in (("key", self.key), ("label", self.label)):
+            if name is not None and name not in names:
                 raise RecipeError(f"schema: {role}={name!r} is not among the fields {', '.join(names)}")
+        if self.key is None:
+            return
         if self.label == self.key:
             raise RecipeError(f"schema: {self.key!r} is both key and label; a label cannot name its row")
         if self[self.key].shape or self[self.key].dtype in ("float32", "float64", "bytes"):

@@ -103,6 +103,21 @@ def file_names(url: str) -> list[str]:
         return sorted(str(PurePosixPath(found).relative_to(path)) for found in fs.find(path))
 
 
+def file_sizes(url: str) -> dict[str, int]:
+    """Names of the files below a folder, as `file_names`, with their bytes."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        found = fs.find(path, detail=True)
+    return {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """Some bytes of a file. Raises: FileNotFoundError, StorageError."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return bytes(fs.cat_file(path, start, stop))
+
+
 def remove(url: str) -> None:
     """Removes a file or a folder with all that is in it; nothing happens where there is none."""
     fs, path = filesystem(url)

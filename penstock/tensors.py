@@ -33,11 +33,14 @@ def pack(values: npt.NDArray[Any], field: Field) -> pa.BinaryArray:
 
 
 def view(column: pa.Array, field: Field, where: str) -> npt.NDArray[Any]:
-    """n binary values without nulls -> (n, *shape), without a copy.
+    """n binary values without nulls -> (n, *shape), without a copy. If they are of a fixed size, it is the field's.
 
     Raises: DatasetError where a value has another width than the field says.
     """
     n = len(column)
+    if pa.types.is_fixed_size_binary(column.type):
+        data = np.frombuffer(column.buffers()[1] or b"", np.uint8, n * field.num_bytes, column.offset * field.num_bytes)
+        return data.view(field.numpy_dtype).reshape(n, *field.shape)
     offsets = np.frombuffer(column.buffers()[1], np.int32, n + 1, column.offset * 4)
     wrong = np.flatnonzero(np.diff(offsets) != field.num_bytes)
     if len(wrong):

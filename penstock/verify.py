@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from penstock import card as cards
 from penstock import command, manifest, store
+from penstock.adopt import Columns, data_files, scan
 from penstock.audit import FileAudit, audit_file
 from penstock.card import Card, CleanCard
 from penstock.console import Console
@@ -37,6 +38,9 @@ def verify(dataset_url: str, console: Console, version: str | None = None) -> tu
     except DatasetError as error:
         return card, [str(error)]
     splits = dict(zip(listed.table["file"].to_pylist(), listed.table["split"].to_pylist(), strict=True))
+
+    if card.kind == "adopted":
+        return card, list(_compare_adopted(card, listed))
 
     def audit(file: str) -> FileAudit | str:
         try:
@@ -76,6 +80,33 @@ def _compare(
                 f"split {name!r}: the card says {split.rows:,} rows with digest {split.digest}, "
                 f"the files that can be read hold {rows:,} with {digest}"
             )
+
+
+def _compare_adopted(card: Card, listed: manifest.Manifest) -> Iterator[str]:
+    """Footers and sizes, and every byte of the files whose checksum is known; who wrote the files left no more."""
+    fields = Columns({field.name: field for field in card.schema.fields}, card.schema.names)
+    files, adopted, rows = data_files(listed.data_url), listed.files, dict.fromkeys(card.splits, 0)
+    for file in sorted({*files, *adopted}):
+        where, expected = store.shown(store.join(listed.data_url, file)), listed.table.filter(pc.field("file") == file)
+        if file not in files:
+            yield f"{where}: the file is missing; bring it back, or adopt what is there"
+            continue
+        split = expected["split"][0].as_py() if len(expected) else ""
+        checksum = bool(len(expected)) and adopted[file][1] is not None
+        try:
+            found = scan(listed.data_url, file, split, files[file], card.schema, fields, checksum)
+        except DatasetError as error:
+            yield str(error)
+            continue
+        if found.num_rows and not len(expected):
+            yield f"{where}: not there when the files were adopted; remove it, or adopt what is there"
+        elif not found.row_groups.equals(expected):
+            yield f"{where}: {_first_difference(expected, found.row_groups)}"
+        elif len(expected):
+            rows[split] += found.num_rows
+    for name, split in card.splits.items():
+        if split.rows != rows[name]:
+            yield f"split {name!r}: the card says {split.rows:,} rows, the files as adopted hold {rows[name]:,}"
 
 
 def _first_difference(expected: pa.Table, found: pa.Table) -> str:
@@ -118,6 +149,14 @@ def _compare_clean(url: str, card: Card | CleanCard | None, version: str) -> Ite
             yield f"quarantine {version}: the card says {card.counts['quarantined']:,} rows, the files hold {refused:,}"
 
 
+def _checked(card: Card) -> str:
+    if card.kind != "adopted":
+        return "every byte as published"
+    if card.lineage["checksum"]:
+        return "every byte as adopted"
+    return "footers and sizes as adopted; bytes cannot be checked, as `penstock adopt --checksum` was not asked for"
+
+
 def parser() -> argparse.ArgumentParser:
     made = command.parser(
         "verify",
@@ -137,9 +176,10 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             + "\n  ".join(differs)
         )
     console.table(
-        [[name, split.rows, split.digest] for name, split in card.splits.items()], ["split", "rows", "digest"]
+        [[name, split.rows, split.digest or "not known"] for name, split in card.splits.items()],
+        ["split", "rows", "digest"],
     )
-    console.say(f"Version {card.version} is whole: {card.counts['built']:,} rows, every byte as published")
+    console.say(f"Version {card.version} is whole: {card.counts['built']:,} rows, {_checked(card)}")
     splits = {name: {"rows": split.rows, "digest": split.digest} for name, split in card.splits.items()}
     return {"version": card.version, "whole": True, "splits": splits, "counts": dict(card.counts)}
 

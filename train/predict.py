@@ -49,6 +49,11 @@ def predict(
     described = read_config(run)
     recipe = find(described["recipe"]).model()
     trained_on, card = _card_of(run), cards.load(data_url, version)
+    if card.schema.key is None:
+        raise DatasetError(
+            f"{data_url}: version {card.version} was adopted without a key, so that a prediction could not name its "
+            f"row; adopt it with `penstock adopt … --key COLUMN`"
+        )
     _check_contract(run, trained_on, card, data_url)
     model = recipe.build_model(TrainConfig.from_json(described["config"]), trained_on)
     model.load_state_dict(_weights(run))

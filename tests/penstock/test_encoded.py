@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
+import tracemalloc
 import wave
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +82,53 @@ def test_a_wav_decodes_to_its_samples(samples: npt.NDArray[Any], varies: bool) -
         np.testing.assert_array_equal(decode(wav(samples), Field("x", field.dtype, (None,), "wav")), samples[:, 0])
 
 
+ARRAYS = st.tuples(
+    st.sampled_from(["uint8", "<i2", ">i4", "<i8", "<f2", ">f4", "<f8"]),
+    hnp.array_shapes(max_dims=4, min_side=0, max_side=4),
+).flatmap(lambda made: hnp.arrays(*made))
+
+
+def saved(array: npt.NDArray[Any], encoding: str) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array) if encoding == "npy" else np.savez_compressed(file, arr=array)
+    return file.getvalue()
+
+
+@given(ARRAYS, st.sampled_from(["npy", "npz"]), st.booleans(), st.booleans())
+def test_an_array_that_numpy_saved_is_itself(
+    array: npt.NDArray[Any], encoding: str, varies: bool, fortran: bool
+) -> None:
+    value = saved(np.asfortranarray(array) if fortran else array, encoding)
+    shape = tuple(None if varies or not size else size for size in array.shape)
+    field = Field("x", array.dtype.newbyteorder("=").name, shape, encoding)
+    check(value, field)
+    found = decode(value, field)
+    assert (found.dtype, found.shape) == (field.numpy_dtype, array.shape)
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("encoding", ["npy", "npz"])
+def test_an_array_of_python_objects_is_never_unpickled(encoding: str, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    value = saved(np.array([Trap()], object), encoding)
+    for look in (check, decode):
+        with pytest.raises(DatasetError, match=rf"column 'x': expected {encoding}, found .* Python objects"):
+            look(value, Field("x", "float32", (1,), encoding))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_no_more_is_inflated_than_the_field_holds() -> None:
+    bomb = saved(np.zeros(1 << 26, np.uint8), "npz")
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=r"expected npz of uint8 4, found uint8 67108864"):
+        decode(bomb, Field("x", "uint8", (4,), "npz"))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
 @pytest.mark.parametrize("mode", ["1", "P"])
 def test_few_colours_are_pixels_too(mode: str) -> None:
     grey = Image.frombytes("L", (4, 2), bytes([0, 255, 0, 0, 255, 255, 0, 255]))
@@ -92,6 +142,7 @@ def test_few_colours_are_pixels_too(mode: str) -> None:
 RGB = Field("x", "uint8", (8, 8, 3), "png")
 DEEP = io.BytesIO()
 Image.new("I;16", (8, 8)).save(DEEP, "PNG")
+MATRIX = Field("x", "float32", (2, 2), "npy")
 SOUND = Field("x", "int16", (None,), "wav")
 
 
@@ -116,6 +167,17 @@ SOUND = Field("x", "int16", (None,), "wav")
             SOUND,
             "samples of 24 bits; 8, 16 and 32",
         ),
+        (saved(np.zeros((2, 3), "f4"), "npy"), MATRIX, "expected npy of float32 2 x 2, found float32 2 x 3"),
+        (saved(np.zeros((2, 2, 1), "f4"), "npy"), MATRIX, "expected npy of float32 2 x 2, found float32 2 x 2 x 1"),
+        (saved(np.zeros((2, 2)), "npy"), MATRIX, "expected npy of float32 2 x 2, found float64 2 x 2"),
+        (saved(np.zeros((2, 2), "i4,f4"), "npy"), MATRIX, "expected npy, found .* records"),
+        (b"\x93NUMPY\1\0", MATRIX, "expected npy, found 8 bytes that begin with"),
+        (b"", MATRIX, "expected npy, found 0 bytes .*no .npy header"),
+        (
+            saved(np.zeros((2, 2), "f4"), "npy"),
+            Field("x", "float32", (2, 2), "npz"),
+            "expected npz, found .* not a zip",
+        ),
         (b"RIFF", SOUND, "expected wav, found 4 bytes that begin with b'RIFF'"),
     ],
 )
@@ -123,6 +185,13 @@ def test_what_is_something_else_is_said(value: bytes, field: Field, message: str
     for look in (check, decode):
         with pytest.raises(DatasetError, match=message):
             look(value, field)
+
+
+def test_a_cut_array_is_said() -> None:
+    value = saved(np.zeros((2, 2), "f4"), "npy")
+    for cut in (value[:-1], value + b"x"):
+        with pytest.raises(DatasetError, match=r"expected npy, found .* bytes of elements, expected 16"):
+            decode(cut, MATRIX)
 
 
 def test_a_damaged_picture_is_said() -> None:
@@ -137,6 +206,8 @@ GRADIENT = np.indices((8, 8)).sum(axis=0)[..., None].repeat(3, axis=2).astype(np
 FILES = {
     Field("x", "uint8", (None, None, 3), "png"): image(GRADIENT, "PNG"),
     Field("x", "uint8", (None, None, 3), "jpeg"): image(GRADIENT, "JPEG"),
+    Field("x", "float32", (None, 3), "npy"): saved(np.ones((2, 3), "f4"), "npy"),
+    Field("x", "float32", (None, 3), "npz"): saved(np.ones((2, 3), "f4"), "npz"),
     Field("x", "int16", (None,), "wav"): wav(np.arange(40, dtype="<i2")[:, None]),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import tensors
-from penstock.pages import stride, values_offset
+from penstock.pages import chunk_range, stride, values_offset
 from penstock.schema import Field
 from tests.penstock.conftest import IN_PLACE
 
@@ -114,3 +114,17 @@ def test_damaged_headers_never_lead_outside_the_chunk(field: Field, count: int, 
 def test_any_bytes_are_answered(chunk: bytes) -> None:
     assert values_offset(memoryview(chunk), Field("v", "int64"), 1) in (None, *range(len(chunk)))
     assert values_offset(memoryview(b"\x1c" * 5_000 + chunk), Field("v", "int64"), 1) is None  # structs without end
+
+
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_column_chunks_lie_one_behind_the_other(use_dictionary: bool) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"a": range(9), "b": ["x"] * 9}), sink, use_dictionary=use_dictionary, row_group_size=4)
+    metadata = pq.read_metadata(pa.BufferReader(sink.getvalue()))
+    end = 4  # behind the magic bytes
+    for g in range(metadata.num_row_groups):
+        for c in range(metadata.num_columns):
+            start, num_bytes = chunk_range(metadata.row_group(g).column(c))
+            assert start == end
+            end = start + num_bytes
+    assert end == sink.getvalue().size - 8 - metadata.serialized_size

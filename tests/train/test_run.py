@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from penstock import cli
+from penstock.adopt import Columns, adopt
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.recipe import find
@@ -266,6 +268,27 @@ def test_rows_without_label_are_predicted_as_those_with_one(recipe: Path, datase
     predict(tmp_path / "run", str(unlabelled), str(tmp_path / "new.parquet"), Console())
     predict(tmp_path / "run", str(dataset), str(tmp_path / "old.parquet"), Console(), splits=["train"])
     assert pq.read_table(tmp_path / "new.parquet").equals(pq.read_table(tmp_path / "old.parquet"))
+
+
+def test_adopted_rows_are_trained_on_and_predicted(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    """Lists that another job wrote make the same model as the tensors of a dataset; a prediction needs a key."""
+    folder = tmp_path / "plain"
+    for split, groups in {"train": [[20, 13], [1, 17, 16]], "val": [[10]]}.items():
+        for i, file in enumerate(numbered_files(groups, 0 if split == "train" else 100)):
+            (folder / f"split={split}").mkdir(parents=True, exist_ok=True)
+            schema = pa.schema([("id", pa.int64()), ("x", pa.list_(pa.float32())), ("label", pa.int64())])
+            with pq.ParquetWriter(folder / f"split={split}" / f"{i}.parquet", schema) as writer:
+                for rows in file:
+                    writer.write_table(pa.table({**rows, "x": rows["x"].tolist()}, schema=schema))
+    columns = Columns({"x": SCHEMA["x"]})
+    adopt(str(folder), Console(), columns=columns, key="id", label="label")
+    start(recipe, folder, tmp_path / "run")
+    start(recipe, dataset, tmp_path / "other")
+    assert_same(tmp_path / "run", tmp_path / "other")
+    assert predict(tmp_path / "run", str(folder), str(tmp_path / "p.parquet"), Console())["rows"] == 77
+    adopt(str(folder), Console(), columns=columns, label="label")
+    with pytest.raises(DatasetError, match=r"adopted without a key, .* adopt it with `penstock adopt … --key COLUMN`"):
+        predict(tmp_path / "run", str(folder), str(tmp_path / "p.parquet"), Console())
 
 
 def test_data_of_another_contract_is_refused(recipe: Path, dataset: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from penstock import store, tensors
+from penstock import cast, store, tensors
 from penstock.errors import DatasetError
 from penstock.manifest import Manifest
 from penstock.pages import LENGTH_BYTES, stride
@@ -160,8 +160,9 @@ class RowGroups:
 
     def _check(self, group: int, part: Part, column: str, always: bool = False) -> None:
         """Looks at the checksum if that is asked for and not done; what is cached was looked at in any case."""
-        verified = self._places[column].verified[group]
-        if always or self._verify == "always" or (self._verify == "first" and not verified):
+        place = self._places[column]
+        asked = always or self._verify == "always" or (self._verify == "first" and not place.verified[group])
+        if asked and place.has_crc32[group]:
             with self._timings("fetch"):
                 self._check_chunk(group, part, column)
 
@@ -236,20 +237,20 @@ class RowGroups:
         footer = self._footers.get(int(self._file[group]))
         with self._timings("decode"):
             try:
+                unchecked = self._verify != "never" and not self._places[column].has_crc32[group]
                 source = pa.BufferReader(pa.py_buffer(self._up_to_chunk(group, part, column)))
-                parquet = pq.ParquetFile(source, metadata=footer)
+                parquet = pq.ParquetFile(source, metadata=footer, page_checksum_verification=unchecked)
                 table = parquet.read_row_group(int(self._group_in_file[group]), columns=[column], use_threads=False)
-            except (pa.ArrowException, OSError, IndexError) as error:
+                values = table[column].combine_chunks()
+                num_nulls = cast.num_nulls(values)
+                if len(values) != expected or num_nulls:
+                    raise DatasetError(
+                        f"{where}: expected {expected:,} values of {field.arrow_type} and no null, found "
+                        f"{len(values):,} of {values.type} and {num_nulls:,} nulls; build the dataset again"
+                    )
+                return _plain(cast.cast(values, field), field, where)
+            except (pa.ArrowException, OSError, LookupError) as error:
                 raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
-            values = table[column].combine_chunks()
-            kind = pa.list_(values.type.value_type) if field.is_list else values.type
-            num_nulls = values.null_count + (values.flatten().null_count if field.is_list else 0)
-            if len(values) != expected or num_nulls or kind != field.arrow_type:
-                raise DatasetError(
-                    f"{where}: expected {expected:,} values of {field.arrow_type} and no null, found {len(values):,} "
-                    f"of {values.type} and {num_nulls:,} nulls; build the dataset again"
-                )
-            return _plain(values, field, where)
 
     def _up_to_chunk(self, group: int, part: Part, column: str) -> Any:
         """(bytes,) uint8, the file from its first byte to the end of a column chunk; what was not fetched is zeros."""
@@ -292,7 +293,8 @@ class _Places:
     def __init__(self, column: pa.StructArray) -> None:
         self.offset: I64 = column.field("offset").to_numpy()
         self.num_bytes: I64 = column.field("num_bytes").to_numpy()
-        self.crc32 = column.field("crc32").to_numpy()
+        self.crc32 = column.field("crc32").fill_null(0).to_numpy()
+        self.has_crc32 = column.field("crc32").is_valid().to_numpy(zero_copy_only=False)  # adopted files may have none
         self.values: I64 = column.field("values").fill_null(-1).to_numpy()
         self.verified = np.zeros(len(column), np.bool_)
 
