@@ -66,10 +66,12 @@ class RowGroups:
         self._file = files.indices.to_numpy()  # (groups,) its file's place in `_files`
         self._group_in_file = table["row_group"].to_numpy()
         self._file_bytes = table["file_bytes"].to_numpy()
+        self._footer_bytes, self._footer_crc32 = (table[f"footer_{x}"].to_numpy() for x in ("bytes", "crc32"))
         places = table["columns"].combine_chunks()
         self._places = {name: _Places(places.field(name)) for name in schema.names}
         self._check_places()
         self._opened = Cache(self._open, kept)
+        self._footers = Cache(self._read_footer, kept)
         self._decoded = Cache(self._decode, kept * len(schema.names))
 
     def contents(self, groups: I64) -> list[Any]:
@@ -77,7 +79,7 @@ class RowGroups:
         found = []
         for file, expected in zip(self._file[groups].tolist(), self._file_bytes[groups].tolist(), strict=True):
             content = self._opened.get(file)
-            mapped = content.base
+            mapped = memoryview(content.base).obj  # numpy may keep a memoryview of it
             if isinstance(mapped, mmap.mmap) and mapped.size() != expected:  # to read it would end in a SIGBUS
                 raise self._wrong_size(file, expected, mapped.size())
             found.append(content)
@@ -152,16 +154,33 @@ class RowGroups:
             raise self._wrong_size(file, expected, len(content))
         return np.frombuffer(content, np.uint8)
 
+    def _read_footer(self, file: int) -> pq.FileMetaData:
+        """What Arrow needs to decode columns, checked: a changed one would make it read something else."""
+        group = int(np.argmax(self._file == file))
+        footer = self.contents(np.array([group]))[0][-int(self._footer_bytes[group]) :]
+        where = f"{store.shown(self._url(file))}: the footer, which row group {self._group_in_file[group]} needs"
+        expected, found = int(self._footer_crc32[group]), zlib.crc32(footer)
+        if self._verify != "never" and found != expected:
+            raise DatasetError(
+                f"{where}: expected CRC-32 {expected:08x}, found {found:08x}; "
+                f"the file was changed: build the dataset again"
+            )
+        try:
+            return pq.read_metadata(pa.BufferReader(pa.py_buffer(footer)))
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
+
     def _decode(self, key: tuple[int, str]) -> Any:
         group, column = key
         field, where, expected = self.schema[column], self._where(group, column), int(self.num_rows[group])
         contents = self.contents(np.array([group]))
         self._check(np.array([group]), contents, column)
+        footer = self._footers.get(int(self._file[group]))
         with self._timings("decode"):
             try:
                 unchecked = self._verify != "never" and not self._places[column].has_crc32[group]
                 source = pa.BufferReader(pa.py_buffer(contents[0]))
-                parquet = pq.ParquetFile(source, page_checksum_verification=unchecked)
+                parquet = pq.ParquetFile(source, metadata=footer, page_checksum_verification=unchecked)
                 table = parquet.read_row_group(int(self._group_in_file[group]), columns=[column], use_threads=False)
                 values = table[column].combine_chunks()
                 num_nulls = cast.num_nulls(values)
