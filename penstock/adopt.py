@@ -32,7 +32,7 @@ from penstock.cast import cast, is_list
 from penstock.console import Console
 from penstock.digest import json_digest
 from penstock.errors import DatasetError, PenstockError, RecipeError
-from penstock.pages import LENGTH_BYTES, chunk_range, stride, values_offset
+from penstock.pages import LENGTH_BYTES, chunk_range, footer_bytes, stride, values_offset
 from penstock.schema import SCALAR_TYPES, SPLIT_COLUMN, Field, Schema
 
 REVISION = 1  # raised when the same files would get another card
@@ -238,7 +238,7 @@ def scan(
     Raises: DatasetError where it cannot be read, or has other columns than the schema.
     """
     where = store.shown(store.inside(data_url, file))
-    parquet, footer = _open(data_url, file, num_bytes)
+    parquet, end = _open(data_url, file, num_bytes)
     metadata, arrow_schema = parquet.metadata, parquet.schema_arrow
     _compare(infer(arrow_schema, columns, where), schema, where)
     content = None
@@ -279,6 +279,8 @@ def scan(
             "num_rows": np.array(num_rows, np.int64),
             "file_bytes": np.full(n, num_bytes),
             "file_sha256": pa.array([sha256] * n, pa.string()),
+            "footer_bytes": np.full(n, len(end)),
+            "footer_crc32": np.full(n, zlib.crc32(end), np.uint32),
             "columns": pa.StructArray.from_arrays(
                 [_places(places[name], columns_type.field(name).type) for name in schema.names],
                 fields=list(columns_type),
@@ -286,21 +288,21 @@ def scan(
         },
         schema=manifest.arrow_schema(schema),
     )
-    return FileScan(file, footer, sha256, table, sum(num_rows), nulls, largest)
+    return FileScan(file, hashlib.sha256(end).hexdigest(), sha256, table, sum(num_rows), nulls, largest)
 
 
-def _open(data_url: str, file: str, num_bytes: int) -> tuple[pq.ParquetFile, str]:
-    """A file of which only the footer is there, and the footer's SHA-256. Raises: DatasetError."""
+def _open(data_url: str, file: str, num_bytes: int) -> tuple[pq.ParquetFile, bytes]:
+    """A file of which only the footer is there, and the footer's bytes. Raises: DatasetError."""
     url = store.inside(data_url, file)
     with _in_a_sentence(store.shown(url)):
         tail = store.read_range(url, max(0, num_bytes - TAIL_BYTES), num_bytes)
         if tail[-4:] != MAGIC:
             raise pa.ArrowInvalid("it does not end as Parquet does")
-        length = int.from_bytes(tail[-8:-4], "little") + 8  # and behind the footer its length and the magic bytes
+        length = footer_bytes(tail)
         if len(tail) < length < num_bytes:
             tail = store.read_range(url, num_bytes - length, num_bytes)
         footer = tail[-length:]
-        return pq.ParquetFile(pa.BufferReader(MAGIC + footer)), hashlib.sha256(footer).hexdigest()
+        return pq.ParquetFile(pa.BufferReader(MAGIC + footer)), footer
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from penstock import encoded, manifest, store, tensors
 from penstock.digest import rows_digest
 from penstock.errors import DatasetError, PenstockError
-from penstock.pages import chunk_range, values_offset
+from penstock.pages import chunk_range, footer_bytes, values_offset
 from penstock.schema import Field, Schema
 
 
@@ -81,6 +81,7 @@ def _audit(
     digest = num_rows = 0
     sums = dict.fromkeys(sums_of, (0, 0, 0))
     sha256 = hashlib.sha256(content).hexdigest()
+    footer = content[-footer_bytes(content) :]
     rows = []
     for g in range(parquet.num_row_groups):
         group = parquet.metadata.row_group(g)
@@ -116,6 +117,8 @@ def _audit(
                 "num_rows": group.num_rows,
                 "file_bytes": len(content),
                 "file_sha256": sha256,
+                "footer_bytes": len(footer),
+                "footer_crc32": zlib.crc32(footer),
                 "columns": places,
             }
         )

@@ -20,7 +20,7 @@ from penstock.digest import json_digest
 from penstock.errors import DatasetError, PenstockError
 from penstock.schema import Schema
 
-FORMAT = 1  # raised when a reader of the old format would misread the new one
+FORMAT = 2  # raised when a reader of the old format would misread the new one
 
 FOLDERS = ("cards", "_cards")  # of what ETL made; of what was adopted
 
@@ -111,11 +111,12 @@ def to_json(card: Card | CleanCard) -> str:
             "manifest": asdict(card.manifest),
             "splits": {name: asdict(split) for name, split in card.splits.items()},
         }
-    return json.dumps({"format": value.pop("format"), "kind": value.pop("kind"), **value}, indent=1) + "\n"
+    value = {"format": value.pop("format"), "kind": value.pop("kind"), **value}
+    return json.dumps({**value, "digest": json_digest(value)}, indent=1) + "\n"
 
 
 def from_json(text: str | bytes, where: str) -> Card | CleanCard:
-    """Raises: DatasetError where the text is no card of a format and kind that this code knows."""
+    """Raises: DatasetError where the text is no card of a format and kind that this code knows, or was changed."""
     try:
         value = json.loads(text)
         if not isinstance(value, dict):
@@ -129,14 +130,21 @@ def from_json(text: str | bytes, where: str) -> Card | CleanCard:
         for name, kind in PARTS.items():
             if not isinstance(value[name], kind):
                 raise TypeError(f"{name} must be {kind.__name__}, is {type(value[name]).__name__}")
+        expected, found = value.pop("digest"), json_digest(value)
         if value["kind"] == "clean":
-            return CleanCard(**value)
-        if value["kind"] not in ("dataset", "adopted"):
+            card: Card | CleanCard = CleanCard(**value)
+        elif value["kind"] in ("dataset", "adopted"):
+            value["schema"] = Schema.from_json(value["schema"])
+            value["manifest"] = ManifestFile(**value["manifest"])
+            value["splits"] = {name: Split(**split) for name, split in value["splits"].items()}
+            card = Card(**value)
+        else:
             raise TypeError(f"unknown kind {value['kind']!r}")
-        value["schema"] = Schema.from_json(value["schema"])
-        value["manifest"] = ManifestFile(**value["manifest"])
-        value["splits"] = {name: Split(**split) for name, split in value["splits"].items()}
-        return Card(**value)
+        if expected != found:  # last, as what is wrong says more than that something is
+            raise DatasetError(
+                f"the card was changed: it says digest {expected}, its content has {found}; build the dataset again"
+            )
+        return card
     except PenstockError as error:
         raise DatasetError(f"{where}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:

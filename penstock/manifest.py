@@ -1,7 +1,8 @@
 """The manifest: every row group of a version, in columns, so that a reader lists no folder and reads no footer.
 
 One row per row group, in file order: split, file (relative to the folder of the files), row_group, num_rows,
-file_bytes, file_sha256, and `columns`, a struct with one entry per field:
+file_bytes, file_sha256, footer_bytes and footer_crc32 (of the file's last bytes, which say what the others are), and
+`columns`, a struct with one entry per field:
 
     offset, num_bytes   where the field's column chunk lies in the file
     crc32               of these bytes
@@ -42,6 +43,8 @@ def arrow_schema(schema: Schema) -> pa.Schema:
             ("num_rows", pa.int64()),
             ("file_bytes", pa.int64()),
             ("file_sha256", pa.string()),
+            ("footer_bytes", pa.int64()),
+            ("footer_crc32", pa.uint32()),
             ("columns", pa.struct([(name, place) for name in schema.names])),
         ]
     )

@@ -1,7 +1,7 @@
 """Where the values of a Parquet column chunk lie, for chunks that can be read in place.
 
 In an uncompressed PLAIN page a value of fixed width lies at a fixed stride: a number as its bytes, a tensor as
-4 bytes of length and then its bytes. Source: Apache Parquet format, "Data Pages", "Plain encoding" and
+4 bytes of length and then its bytes. Source: Apache Parquet format, "File format", "Data Pages", "Plain encoding" and
 parquet.thrift (PageHeader); Thrift compact protocol specification.
 """
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from penstock.schema import Field
 
 DATA_PAGE, PLAIN = 0, 0
+TAIL_BYTES = 8  # behind the footer: its length, and the magic number
 LENGTH_BYTES = 4  # in front of every BYTE_ARRAY value
 PARQUET_BYTES = {"int8": 4, "int16": 4, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
 
@@ -29,6 +30,11 @@ def stride(field: Field) -> int | None:
     if field.is_tensor:
         return LENGTH_BYTES + field.num_bytes
     return None if field.shape else PARQUET_BYTES.get(field.dtype)  # bools are bits; strings, lists, pictures vary
+
+
+def footer_bytes(content: bytes | memoryview) -> int:
+    """How many of a file's last bytes are its footer, the length and the magic number behind it included."""
+    return int.from_bytes(content[-TAIL_BYTES:-4], "little") + TAIL_BYTES
 
 
 def values_offset(chunk: memoryview, field: Field, num_rows: int) -> int | None:

@@ -32,6 +32,7 @@ from penstock.adopt import Adopted, Columns, adopt, parse_field
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RecipeError
 from penstock.verify import verify
+from tests.cards import edit_card
 from tests.penstock.conftest import IN_PLACE
 from train.feed import Feed
 from train.feed.petastorm_reader import _legacy_pyarrow_modules
@@ -312,19 +313,18 @@ def test_the_card_may_lie_elsewhere(frames: Path, tmp_path: Path) -> None:
     assert verify(str(out), Console())[1] == []
 
 
-def edit_card(folder: Path, **changed: Any) -> None:
-    path = next((folder / "_cards").glob("*.json"))
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+def change_card(folder: Path, **changed: Any) -> None:
+    edit_card(next((folder / "_cards").glob("*.json")), lambda card: card.update(changed))
 
 
 def test_only_an_adopted_card_names_a_folder_elsewhere(frames: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = adopted(frames, out=str(out))
-    edit_card(out, kind="dataset")
+    change_card(out, kind="dataset")
     with pytest.raises(DatasetError, match="leads out of the dataset; do not use this dataset"):
         Feed(str(out), global_batch_size=8)
     for data in ("..", "../frames", "/etc", "a/../.."):
-        edit_card(out, kind="adopted", data=data)
+        change_card(out, kind="adopted", data=data)
         with pytest.raises(DatasetError, match="leads out of the dataset; do not use this dataset"):
             Feed(str(out), global_batch_size=8)
     # And a store that others write to names no file of this machine.
@@ -338,7 +338,7 @@ def test_a_manifest_that_leads_out_of_the_adopted_folder_is_refused(frames: Path
     table = manifest.read(str(frames), made.card).table
     wrong = table.set_column(1, "file", pa.array(["../part-0.parquet"] * len(table)))
     listed = manifest.write(f"file://{frames}", [wrong], made.card.schema, "_cards/x")
-    edit_card(frames, manifest=vars(listed))
+    change_card(frames, manifest=vars(listed))
     with pytest.raises(DatasetError, match=r"'../part-0.parquet' leads out of the dataset"):
         Feed(str(frames), global_batch_size=8)
 

@@ -100,9 +100,9 @@ def test_the_contract_of_a_run_from_before_there_were_encodings_is_still_its_own
         ("[]", "not a card"),
         (b"\xff", "not a card"),
         ("[" * 100_000, "not a card"),
-        ('{"format": 1, "kind": "dataset"}', r"not a card .*version.*; build the dataset again"),
+        ('{"format": 2, "kind": "dataset", "digest": ""}', r"not a card .*version.*; build the dataset again"),
         (cards.to_json(card()).replace('"kind": "dataset"', '"kind": "stream"'), "not a card .*unknown kind 'stream'"),
-        (cards.to_json(card()).replace('"format": 1', '"format": 99'), "card format 99, but this Penstock reads form"),
+        (cards.to_json(card()).replace('"format": 2', '"format": 99'), "card format 99, but this Penstock reads form"),
         (cards.to_json(card()).replace('"built": 10', '"built": 9'), "counts do not add up: 11 clean rows, but 9 buil"),
         (cards.to_json(card()).replace('"float32"', '"float8"'), "field 'x': 'float8' is no tensor type"),
     ],
@@ -136,21 +136,18 @@ JSON_VALUES = st.recursive(
 
 @given(st.sampled_from([card(), CLEAN]), st.data())
 @settings(max_examples=400)
-def test_a_card_with_any_part_replaced_is_read_or_refused_with_a_sentence(
-    whole: Card | CleanCard, data: st.DataObject
-) -> None:
+def test_a_card_with_any_part_replaced_is_refused_with_a_sentence(whole: Card | CleanCard, data: st.DataObject) -> None:
     value = json.loads(cards.to_json(whole))
     *parents, last = data.draw(st.sampled_from([path for path in places(value) if path]))
     changed = inner = copy.deepcopy(value)
     for name in parents:
         inner = inner[name]
     inner[last] = data.draw(JSON_VALUES)
-    try:
-        found = cards.from_json(json.dumps(changed), "here")
-    except DatasetError as error:
-        assert str(error).startswith("here: ")  # noqa: PT017
+    if json.dumps(changed) == json.dumps(value):
+        assert cards.from_json(json.dumps(changed), "here") == whole
     else:
-        assert cards.from_json(cards.to_json(found), "again") == found
+        with pytest.raises(DatasetError, match=r"^here: "):
+            cards.from_json(json.dumps(changed), "here")
 
 
 def test_the_first_card_of_a_version_stands(tmp_path: Path) -> None:

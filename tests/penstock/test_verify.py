@@ -21,6 +21,7 @@ from penstock import cli
 from penstock.console import Console
 from penstock.errors import DatasetError
 from penstock.verify import verify
+from tests.cards import edit_card
 from train.feed.feed import Feed
 
 
@@ -38,11 +39,8 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
-def edit_card(dataset: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    path = next((dataset / "cards").iterdir())
-    card = json.loads(path.read_text())
-    change(card)
-    path.write_text(json.dumps(card))
+def change_card(dataset: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    edit_card(next((dataset / "cards").iterdir()), change)
 
 
 def move_a_row(card: dict[str, Any]) -> None:
@@ -69,17 +67,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "strange file": (lambda d: (parquet(d).parent / "extra").write_text("x"), r"extra: not in the manifest; remove it"),
     "manifest": (lambda d: cut(next(d.glob("data/*/_manifest.parquet"))), "the manifest was changed"),
     "no manifest": (lambda d: next(d.glob("data/*/_manifest.parquet")).unlink(), "the manifest is missing"),
-    "rows in the card": (lambda d: edit_card(d, move_a_row), "split 'train': the card says 1,241 rows .* hold 1,242"),
+    "rows in the card": (lambda d: change_card(d, move_a_row), "split 'train': the card says 1,241 rows .* hold 1,242"),
     "digest in the card": (
-        lambda d: edit_card(d, lambda c: c["splits"]["val"].update(digest="0" * 16)),
+        lambda d: change_card(d, lambda c: c["splits"]["val"].update(digest="0" * 16)),
         "split 'val': the card says 160 rows with digest 0000000000000000, the files that can be read hold 160 with",
     ),
     "counts in the card": (
-        lambda d: edit_card(d, lambda c: c["counts"].update(built=1)),
+        lambda d: change_card(d, lambda c: c["counts"].update(built=1)),
         r"json: counts do not add up",
     ),
-    "card format": (lambda d: edit_card(d, lambda c: c.update(format=2)), r"json: card format 2, but this .* reads"),
-    "data outside": (lambda d: edit_card(d, lambda c: c.update(data="../..")), "leads out of the dataset"),
+    "card format": (lambda d: change_card(d, lambda c: c.update(format=9)), r"json: card format 9, but this .* reads"),
+    "data outside": (lambda d: change_card(d, lambda c: c.update(data="../..")), "leads out of the dataset"),
     "no card": (lambda d: next((d / "cards").iterdir()).unlink(), "no dataset here"),
     "cut card": (lambda d: cut(next((d / "cards").iterdir()), 3), r"json: not a card"),
     "clean rows": (lambda d: cut(next(d.glob("clean/data/*/*.parquet"))), "expected [0-9,]+ bytes, found"),
@@ -143,9 +141,8 @@ def test_no_changed_bit_of_a_version_passes(scratch: Path, data: st.DataObject) 
 def quarantined(dataset: Path, refused: int) -> Path:
     """Says in the clean card that one of the rows was refused, and writes as many into quarantine."""
     path = next((dataset / "clean" / "cards").iterdir())
-    card = json.loads(path.read_text())
-    card |= {"quarantine": "quarantine/a", "counts": {"raw": 1798, "clean": 1797, "quarantined": 1}}
-    path.write_text(json.dumps(card))
+    counts = {"raw": 1798, "clean": 1797, "quarantined": 1}
+    edit_card(path, lambda card: card.update(quarantine="quarantine/a", counts=counts))
     file = dataset / "quarantine" / "a" / "part-0.parquet"
     file.parent.mkdir(parents=True)
     pq.write_table(pa.table({"record": ["x"] * refused}), file)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from penstock.errors import DatasetError
 from penstock.schema import Field, Schema
+from tests.cards import edit_card
 from tests.train.conftest import IN_PLACE, SCHEMA, numbered_files, write_dataset
 from train.feed import WEIGHT, Feed
 
@@ -256,7 +257,7 @@ def test_a_manifest_that_was_changed_is_refused(dataset: Path) -> None:
 @pytest.mark.parametrize("data", ["../elsewhere", "/etc", "data/../../x", "s3://bucket/x"])
 def test_a_card_that_points_outside_is_refused(dataset: Path, data: str) -> None:
     path = dataset / "cards" / "v1.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
+    edit_card(path, lambda card: card.update(data=data))
     with pytest.raises(DatasetError, match="leads out of the dataset"):
         feed(dataset)
 

@@ -30,8 +30,6 @@ from train.feed.plan import I64
 from train.feed.timing import Timings
 
 Verify = Literal["first", "always", "never"]
-FOOTER_BYTES = 64 << 10  # of a file's end, in which its footer mostly lies
-TAIL_BYTES = 8  # behind the footer: its length, and the magic number
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ class RowGroups:
         self._file = files.indices.to_numpy()  # (groups,) its file's place in `_files`
         self._group_in_file = table["row_group"].to_numpy()
         self._file_bytes = table["file_bytes"].to_numpy()
+        self._footer_bytes, self._footer_crc32 = (table[f"footer_{x}"].to_numpy() for x in ("bytes", "crc32"))
         places = table["columns"].combine_chunks()
         self._places = {name: _Places(places.field(name)) for name in schema.names}
         self._check_places()
@@ -208,27 +207,28 @@ class RowGroups:
         return content
 
     def _read_footer(self, file: int, patience: Patience | None = None) -> pq.FileMetaData:
-        footer = self._end_of(file, FOOTER_BYTES, patience)
-        needed = int.from_bytes(footer[-TAIL_BYTES:-4].tobytes(), "little") + TAIL_BYTES
-        if needed > len(footer):
-            footer = self._end_of(file, needed, patience)
-        try:
-            return pq.ParquetFile(pa.BufferReader(pa.py_buffer(footer))).metadata
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(
-                f"{store.shown(self._url(file))}: the footer cannot be read as Parquet ({error}); "
-                f"build the dataset again"
-            ) from error
+        """What Arrow needs to decode columns, checked: a changed one would make it read something else."""
+        group = int(np.argmax(self._file == file))
+        start, stop = self._size(file) - int(self._footer_bytes[group]), self._size(file)
+        where = f"{store.shown(self._url(file))}: the footer, which row group {self._group_in_file[group]} needs"
 
-    def _end_of(self, file: int, num_bytes: int, patience: Patience | None) -> U8:
-        """(num_bytes,) uint8, the last ones of the file; all of it where it has fewer."""
-        size = self._size(file)
-        start = max(0, size - num_bytes)
+        def check(footer: U8) -> None:
+            expected, found = int(self._footer_crc32[group]), zlib.crc32(footer.data)
+            if self._verify != "never" and found != expected:
+                raise DatasetError(
+                    f"{where}: expected CRC-32 {expected:08x}, found {found:08x}; "
+                    f"the file was changed: build the dataset again"
+                )
+
         if self.is_local:
-            content: U8 = self._mapped.get(file)[1].content[start:]
-            return content
-        where = f"{store.shown(self._url(file))}: footer"
-        return self._fetched(file, ((start, size),), where, patience or Patience(), lambda content: None)
+            footer: U8 = self.mapped([group])[0].content[start:stop]
+            check(footer)
+        else:
+            footer = self._fetched(file, ((start, stop),), where, patience or Patience(), check)
+        try:
+            return pq.read_metadata(pa.BufferReader(pa.py_buffer(footer)))
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
 
     def _decode(self, key: tuple[int, str], part: Part) -> Any:
         group, column = key
