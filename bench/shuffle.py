@@ -5,8 +5,12 @@
 The statistic is the mean over an epoch's whole batches of Pearson's chi-square of the batch's label counts. It is
 compared for ours on published data (ETL has shuffled the rows), and, on adopted data that lies sorted by label, for
 ours, stock Petastorm's shuffled BatchedDataLoader, and shuffle buffers, simulated: a buffer is filled in file order, or
-row group after row group in random order; then each next row takes the place of one drawn at random. The buffers
-hold 10,000 rows, or as many as the row groups that ours has open. z counts standard deviations from a permutation.
+row group after row group in random order; then each next row takes the place of one drawn at random. A buffer holds
+10,000 rows, or as many as the row groups that 8 lanes have open. z counts standard deviations from a permutation.
+
+Memory: a buffer holds its rows. Ours holds, of a row group that a lane is in, the order and the narrow columns: wide
+columns stay in mapped files. (Columns that cannot be read in place are held whole: then 8 lanes hold as much as the
+larger buffer.)
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from penstock.errors import PenstockError
 from train.feed import Feed
 
 BUFFER_ROWS = 10_000
+FEW_LANES = 8
+HELD_BYTES = 16  # of a row of an open row group: its place in the order, and its label
 NUM_PERMUTATIONS = 400
 CASE = CASES["images"]
 Labels = npt.NDArray[np.int64]
@@ -82,8 +88,8 @@ def row_groups(labels: Labels, sizes: Sequence[Sequence[int]]) -> Iterator[Seque
         yield groups
 
 
-def open_feed(dataset: Path) -> Feed:
-    return Feed(str(dataset), SPLIT, global_batch_size=BATCH_ROWS, seed=SEED, columns=[LABEL])
+def open_feed(dataset: Path, lanes: int | None = None) -> Feed:
+    return Feed(str(dataset), SPLIT, global_batch_size=BATCH_ROWS, lanes=lanes, seed=SEED, columns=[LABEL])
 
 
 def ours(feed: Feed, epochs: int) -> list[Labels]:
@@ -114,14 +120,16 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
         scratch = Path(folder)
         publish(scratch / "published", CASE.schema, row_groups(rng.permutation(by_label), sizes))
         parquet = publish(scratch / "adopted", CASE.schema, row_groups(by_label, sizes))
-        adopted = open_feed(scratch / "adopted")
+        adopted, few_lanes = open_feed(scratch / "adopted"), open_feed(scratch / "adopted", FEW_LANES)
         found["ours, published"] = ours(open_feed(scratch / "published"), epochs)
         found["ours, adopted"] = ours(adopted, epochs)
+        found[f"ours, adopted, {FEW_LANES} lanes"] = ours(few_lanes, epochs)
         if arguments.peers != "none":
             with console.step("stock Petastorm"):
                 found["petastorm, adopted"] = petastorm(parquet, epochs, scratch)
-    equal_rows = min(adopted.plan(0).lanes * max(map(len, in_groups)), num_rows)
-    for rows in dict.fromkeys([min(BUFFER_ROWS, num_rows), equal_rows]):
+    group_rows = max(map(len, in_groups))
+    held = {"ours": adopted.plan(0).lanes * group_rows * HELD_BYTES, "buffer": BUFFER_ROWS * CASE.row_bytes}
+    for rows in dict.fromkeys([min(BUFFER_ROWS, num_rows), min(FEW_LANES * group_rows, num_rows)]):
         found[f"buffer of {rows:,} rows, file order"] = [buffered(by_label, rows, rng) for _ in range(epochs)]
         found[f"buffer of {rows:,} rows, row groups shuffled"] = [
             buffered(np.concatenate([in_groups[g] for g in rng.permutation(len(in_groups))]), rows, rng)
@@ -136,7 +144,15 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
     rows_of_table = [[name, f"{one['chi_square']:,.2f}", f"{one['z']:,.1f}"] for name, one in result.items()]
     console.table(rows_of_table, [f"{num_rows:,} rows, batches of 1,024", "chi-square", "z"])
     console.say(f"a random permutation: {expected:.2f}, standard deviation {sd:.3f} an epoch; {epochs} epochs")
-    value = {"systems": result, "expected": expected, "standard_deviation": sd, "epochs": epochs, "machine": machine()}
+    console.say(f"memory: ours {held['ours'] / 1e6:.1f} MB, a buffer of 10,000 pictures {held['buffer'] / 1e6:.1f} MB")
+    value = {
+        "systems": result,
+        "held_bytes": held,
+        "expected": expected,
+        "standard_deviation": sd,
+        "epochs": epochs,
+        "machine": machine(),
+    }
     if arguments.out:
         store.replace(arguments.out.absolute(), (json.dumps(value, indent=1) + "\n").encode())
     return value

@@ -36,7 +36,7 @@ class TrainConfig:
     model: str = "default"
     epochs: int = 5
     global_batch_size: int = 128
-    lanes: int = 8  # of the feed's plan; world sizes must divide it
+    lanes: int = 32  # of the feed's plan; world sizes must divide it
     seed: int = 0
     train_split: str = "train"  # "train+val" for a last fit, once every choice is made
     optimizer: Optimizer = field(default_factory=Optimizer)

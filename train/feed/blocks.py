@@ -26,7 +26,7 @@ from train.feed.timing import Timings
 
 WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
-BLOCK_BYTES, BLOCK_BATCHES = 4 << 20, 64
+BLOCK_BYTES, BLOCK_BATCHES = 8 << 20, 64
 LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
 VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group

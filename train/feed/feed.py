@@ -24,6 +24,7 @@ from train.feed.plan import Plan
 from train.feed.row_groups import RowGroups, Verify
 from train.feed.timing import Timings
 
+MOST_LANES = 32  # if nobody says how many: more mix better, where rows lie sorted, and cost time
 CACHE_BYTES = 10 * 10**9
 FETCH_THREADS, AHEAD = 16, 2  # AHEAD: blocks whose row groups are held or being fetched, for each thread
 
@@ -35,8 +36,9 @@ class Feed:
     are Python lists, pictures and sounds that vary in size lists of tensors.
 
     `split` may join several, as "train+val" does for a last fit. `shuffle=False` gives file order, for evaluation
-    and prediction. `columns` reads a part of the fields; the default is all but the key. `verify` checks the bytes
-    against the manifest the `first` time that they are read, `always` or `never`.
+    and prediction. A batch is drawn from as many row groups as there are `lanes`; the default is the largest divisor
+    of the batch up to 32. `columns` reads a part of the fields; the default is all but the key. `verify` checks the
+    bytes against the manifest the `first` time that they are read, `always` or `never`.
 
     `for batch in feed` is one epoch, and each time the next one; `state_dict()` says where it stands.
     `feed.epoch(7)` is that epoch, whatever came before.
@@ -50,7 +52,7 @@ class Feed:
         split: str = "train",
         *,
         global_batch_size: int,
-        lanes: int = 8,
+        lanes: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         rank: int = 0,
@@ -74,6 +76,8 @@ class Feed:
         self.columns = list(columns) if columns is not None else [n for n in schema.names if n != schema.key]
         if unknown := [name for name in self.columns if name not in schema.names]:
             raise DatasetError(f"{dataset_url}: no field {unknown[0]!r}; there are {', '.join(schema.names)}")
+        if lanes is None:
+            lanes = max(n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0)
         if not shuffle:  # each rank has a range in file order, whatever their number
             lanes, global_batch_size = world_size, max(1, global_batch_size // world_size) * world_size
         self._planned: dict[str, Any] = {

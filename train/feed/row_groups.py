@@ -81,6 +81,7 @@ class RowGroups:
         files = table["file"].combine_chunks().dictionary_encode()
         self._files = files.dictionary.to_pylist()
         self._file = files.indices.to_numpy()  # (groups,) its file's place in `_files`
+        self._first_group = np.unique(self._file, return_index=True)[1]  # (files,)
         self._group_in_file = table["row_group"].to_numpy()
         self._file_bytes = table["file_bytes"].to_numpy()
         self._footer_bytes, self._footer_crc32 = (table[f"footer_{x}"].to_numpy() for x in ("bytes", "crc32"))
@@ -93,14 +94,13 @@ class RowGroups:
 
     def mapped(self, groups: Sequence[int]) -> list[Part]:
         """For each of the groups its local file. Raises: DatasetError where that is missing or of another size."""
-        found = []
-        for group in groups:
-            file, expected = int(self._file[group]), int(self._file_bytes[group])
-            mapping, part = self._mapped.get(file)
-            if mapping.size() != expected:  # to read it would end in a SIGBUS
+        files = self._file[np.array(groups)].tolist()
+        found = {}
+        for file in set(files):
+            mapping, found[file] = self._mapped.get(file)
+            if mapping.size() != (expected := self._size(file)):  # to read it would end in a SIGBUS
                 raise wrong_size(self._url(file), expected, mapping.size())
-            found.append(part)
-        return found
+        return [found[file] for file in files]
 
     def load(self, group: int, patience: Patience) -> Part:
         """The chunks of all columns of a row group, from the cache or the storage.
@@ -128,11 +128,11 @@ class RowGroups:
             decoded = [self._decoded.get((group, column), part) for group, part in zip(groups, parts, strict=True)]
             return Values(np.array([values.ctypes.data for values in decoded]), field.num_bytes, decoded)
         skipped = LENGTH_BYTES if field.is_tensor else 0
-        starts = []
         for group, part in zip(groups, parts, strict=True):
             self._check(group, part, column)
-            starts.append(part.address + part.place(int(place.values[group])) + skipped)
-        return Values(np.array(starts), width, parts)
+        in_file = place.values[np.array(groups)].tolist()
+        starts = [part.address + part.place(offset) for part, offset in zip(parts, in_file, strict=True)]
+        return Values(np.array(starts) + skipped, width, parts)
 
     def lists(self, group: int, part: Part, column: str) -> Lists:
         """All lists of a column. Raises: as `column`."""
@@ -159,8 +159,10 @@ class RowGroups:
 
     def _check(self, group: int, part: Part, column: str, always: bool = False) -> None:
         """Looks at the checksum if that is asked for and not done; what is cached was looked at in any case."""
+        if self._verify == "never" and not always:
+            return
         place = self._places[column]
-        asked = always or self._verify == "always" or (self._verify == "first" and not place.verified[group])
+        asked = always or self._verify == "always" or not place.verified[group]
         if asked and place.has_crc32[group]:
             with self._timings("fetch"):
                 self._check_chunk(group, part, column)
@@ -208,7 +210,7 @@ class RowGroups:
 
     def _read_footer(self, file: int, patience: Patience | None = None) -> pq.FileMetaData:
         """What Arrow needs to decode columns, checked: a changed one would make it read something else."""
-        group = int(np.argmax(self._file == file))
+        group = int(self._first_group[file])
         start, stop = self._size(file) - int(self._footer_bytes[group]), self._size(file)
         where = f"{store.shown(self._url(file))}: the footer, which row group {self._group_in_file[group]} needs"
 
@@ -280,7 +282,7 @@ class RowGroups:
         return store.inside(self._data_url, self._files[file])
 
     def _size(self, file: int) -> int:
-        return int(self._file_bytes[np.argmax(self._file == file)])
+        return int(self._file_bytes[self._first_group[file]])
 
     def _where(self, group: int, column: str | None = None) -> str:
         url = store.shown(self._url(int(self._file[group])))
@@ -328,11 +330,16 @@ class Cache:
 
     def get(self, key: Hashable, *given: Any) -> Any:
         with self._lock:
-            lock, value = self._entries.setdefault(key, (threading.Lock(), []))
-            self._entries.move_to_end(key)
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
-        with lock:
-            if not value:
-                value.append(self._compute(key, *given))
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = (threading.Lock(), [])
+                if len(self._entries) > self._size:
+                    self._entries.popitem(last=False)
+            else:
+                self._entries.move_to_end(key)
+        lock, value = entry
+        if not value:
+            with lock:
+                if not value:
+                    value.append(self._compute(key, *given))
         return value[0]

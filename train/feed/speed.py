@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--columns", help="fields to read, parted by commas; default: all but the key")
     made.add_argument("--epochs", type=int, default=1, help="default: 1")
     made.add_argument("--batch-size", type=int, default=1024, help="global batch size; default: 1024")
-    made.add_argument("--lanes", type=int, default=8, help="of the plan; must divide the batch size; default: 8")
+    made.add_argument("--lanes", type=int, help="divide the batch size; default: its largest divisor up to 32")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     add_reading_arguments(made)
     return made
