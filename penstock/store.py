@@ -7,6 +7,7 @@ to the rest of the code.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -63,11 +64,20 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if "::" in url:  # to fsspec this is a chain of filesystems: the file would lie somewhere else
         raise StorageError(f"{url}: a path with '::' cannot be used; rename the folder or choose another place")
     try:
+        if url.startswith("hdfs://"):
+            return _hdfs(url.split("/")[2], os.getpid()), fsspec.get_filesystem_class("hdfs")._strip_protocol(url)
         fs, path = url_to_fs(url)
     except (ImportError, ValueError, OSError) as error:
         why = str(error).partition("\n")[0]
         raise StorageError(f"{url}: no filesystem for this protocol is installed ({why}); check the URL") from error
     return fs, path
+
+
+@functools.cache
+def _hdfs(host: str, pid: int) -> fsspec.AbstractFileSystem:
+    """Kept here and not by fsspec, which drops its filesystems in a forked process: hdfs-native would wait there for
+    ever, for threads that only the first process has."""
+    return url_to_fs(f"hdfs://{host}", skip_instance_cache=True)[0]
 
 
 def join(url: str, *names: str) -> str:
