@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from penstock.errors import DatasetError
 from penstock.schema import Field, Schema
 from tests.cards import edit_card
 from tests.train.conftest import IN_PLACE, SCHEMA, numbered_files, write_dataset
-from train.feed import WEIGHT, Feed
+from train.feed import WEIGHT, Feed, row_groups
 
 DECODED = {"use_dictionary": True, "compression": "zstd"}
 
@@ -357,3 +358,35 @@ def test_what_was_done_is_counted(dataset: Path) -> None:
     assert opened.timings.num_rows == 67
     assert opened.timings.num_bytes == 67 * (8 + 12 + 8 + 8 + 4)  # id, x, label, label again, weight
     assert all(opened.timings.seconds[stage] > 0 for stage in ("fetch", "assemble", "wait"))
+
+
+@pytest.mark.parametrize("options", [IN_PLACE, DECODED], ids=["in place", "decoded"])
+def test_a_huge_row_group_is_cut_and_read_once(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 24 bytes and lists, 300 in one row group that counts as several; ragged small ones around it."""
+    lists = lists_of([i % 5 for i in range(310)], "int32")
+    fields = (Field("key", "int64"), Field("x", "uint8", (200,)), Field("tokens", "int32", (None,)))
+    rows = [
+        {"key": np.arange(a, b), "x": np.arange(a, b)[:, None].repeat(200, 1) % 251, "tokens": lists[a:b]}
+        for a, b in ((0, 4), (4, 304), (304, 310))
+    ]
+    folder = write_dataset(tmp_path, Schema(fields, key="key"), {"train": [rows]}, options)
+    whole = Feed(str(folder), global_batch_size=8, columns=["key"])
+    monkeypatch.setattr(row_groups, "CUT_BYTES", 700)
+    cut = Feed(str(folder), global_batch_size=8, lanes=4, columns=["key", "x", "tokens"], num_workers=3)
+    assert whole.plan(0).rows_per_group.tolist() == [4, 300, 6]
+    assert len(cut.plan(0).rows_per_group) > 5
+    decoded = Counter[tuple[int, str]]()
+    decode = cut._row_groups._decoded._compute
+    monkeypatch.setattr(
+        cut._row_groups._decoded, "_compute", lambda key, part: decoded.update([key]) or decode(key, part)
+    )
+    seen = []
+    for batch in cut.epoch():
+        for key, x, tokens, length in zip(*(batch[n] for n in ("key", "x", "tokens", "_tokens_length")), strict=True):
+            assert x.tolist() == [int(key) % 251] * 200
+            assert tokens[:length].tolist() == lists[int(key)].tolist()
+        seen += batch["key"].tolist()
+    assert sorted(seen) == list(range(310))
+    assert set(decoded.values()) == {1}  # shared by lanes, and by the parts that it is cut into

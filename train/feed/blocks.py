@@ -72,7 +72,7 @@ class BlockReader:
     def needs(self, first: int) -> Iterator[tuple[Hashable, list[int]]]:
         """The blocks from batch `first` on, and the row groups that each needs: for `ahead`."""
         for block in self.blocks(first):
-            yield (self._plan.epoch, block), [piece.group for piece in self._pieces(block)[0]]
+            yield (self._plan.epoch, block), [self._row_groups.whole(piece.group) for piece in self._pieces(block)[0]]
 
     def blocks(self, first: int) -> Iterator[range]:
         """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""

@@ -29,6 +29,7 @@ from train.feed.fetch import Part, Patience, Ranges, coalesce, fetch, wrong_size
 from train.feed.plan import I64
 from train.feed.timing import Timings
 
+CUT_BYTES = 64 << 20
 Verify = Literal["first", "always", "never"]
 
 
@@ -53,6 +54,10 @@ class Lists:
 class RowGroups:
     """The row groups of some splits, numbered in file order. Safe to use from several threads.
 
+    A row group of more than CUT_BYTES counts as several, of rows that follow each other: `num_rows` are theirs. So a
+    file of one huge row group is shuffled and read in parts, whatever is then read of it. (What must be decoded is
+    decoded whole.)
+
     Local files are mapped. Of others a row group is `load`ed, as far as `columns` go; through the `cache` if there is
     one, under names below `cached_as`, which are to stand for this content alone. `kept` row groups are held decoded,
     and as many files and footers open.
@@ -76,8 +81,10 @@ class RowGroups:
         self._verify = verify
         self._data_url = manifest.data_url
         self.is_local = isinstance(store.filesystem(manifest.data_url)[0], LocalFileSystem)
-        table = manifest.splits(splits)
-        self.num_rows: I64 = table["num_rows"].to_numpy().astype(np.int64)
+        whole = manifest.splits(splits)
+        cuts, self.num_rows, self._first_row = _cut(whole)
+        table = whole.take(np.repeat(np.arange(len(whole)), cuts))
+        self._whole = np.repeat(np.cumsum(cuts) - cuts, cuts)  # (groups,) the first of the ones cut from a row group
         files = table["file"].combine_chunks().dictionary_encode()
         self._files = files.dictionary.to_pylist()
         self._file = files.indices.to_numpy()  # (groups,) its file's place in `_files`
@@ -87,6 +94,9 @@ class RowGroups:
         self._footer_bytes, self._footer_crc32 = (table[f"footer_{x}"].to_numpy() for x in ("bytes", "crc32"))
         places = table["columns"].combine_chunks()
         self._places = {name: _Places(places.field(name)) for name in schema.names}
+        for name, place in self._places.items():
+            in_place = place.values >= 0
+            place.values[in_place] += self._first_row[in_place] * (stride(schema[name]) or 0)
         self._check_places()
         self._mapped = Cache(self._map, kept)
         self._footers = Cache(self._read_footer, kept)
@@ -125,7 +135,7 @@ class RowGroups:
         field, place = self.schema[column], self._places[column]
         width = stride(field)
         if width is None or any(self._is_decoded(group, column) for group in groups):
-            decoded = [self._decoded.get((group, column), part) for group, part in zip(groups, parts, strict=True)]
+            decoded = [self._of_whole(group, column, part) for group, part in zip(groups, parts, strict=True)]
             return Values(np.array([values.ctypes.data for values in decoded]), field.num_bytes, decoded)
         skipped = LENGTH_BYTES if field.is_tensor else 0
         for group, part in zip(groups, parts, strict=True):
@@ -136,8 +146,9 @@ class RowGroups:
 
     def lists(self, group: int, part: Part, column: str) -> Lists:
         """All lists of a column. Raises: as `column`."""
-        found: Lists = self._decoded.get((group, column), part)
-        return found
+        whole: Lists = self._decoded.get((int(self._whole[group]), column), part)
+        first, stop = self._first_row[group], self._first_row[group] + self.num_rows[group]
+        return Lists(whole.address, whole.offsets[first : stop + 1], whole.owner)
 
     def column(self, group: int, part: Part, column: str) -> Any:
         """All values of a column: (rows, bytes of a value) uint8; or (rows,) objects, str or bytes.
@@ -147,12 +158,20 @@ class RowGroups:
         field, num_rows = self.schema[column], int(self.num_rows[group])
         width = stride(field)
         if width is None or self._is_decoded(group, column):
-            return self._decoded.get((group, column), part)
+            return self._of_whole(group, column, part)
         self._check(group, part, column)
         skipped = LENGTH_BYTES if field.is_tensor else 0  # numbers of 8 and 16 bits come first in their 32
         start = part.place(int(self._places[column].values[group]))
         values = part.content[start : start + num_rows * width].reshape(num_rows, width)
         return values[:, skipped : skipped + field.num_bytes]
+
+    def whole(self, group: int) -> int:
+        """The group under which the row group is loaded, and decoded, that this one is cut from."""
+        return int(self._whole[group])
+
+    def _of_whole(self, group: int, column: str, part: Part) -> Any:
+        decoded = self._decoded.get((int(self._whole[group]), column), part)
+        return decoded[self._first_row[group] : self._first_row[group] + self.num_rows[group]]
 
     def _is_decoded(self, group: int, column: str) -> bool:
         return bool(self._places[column].values[group] < 0)
@@ -162,7 +181,7 @@ class RowGroups:
         if self._verify == "never" and not always:
             return
         place = self._places[column]
-        asked = always or self._verify == "always" or not place.verified[group]
+        asked = always or self._verify == "always" or not place.verified[self._whole[group]]
         if asked and place.has_crc32[group]:
             with self._timings("fetch"):
                 self._check_chunk(group, part, column)
@@ -176,7 +195,7 @@ class RowGroups:
                 f"{self._where(group, column)}: expected CRC-32 {expected:08x}, found {found:08x}; "
                 f"the file was changed: build the dataset again"
             )
-        place.verified[group] = True
+        place.verified[self._whole[group]] = True
 
     def _map(self, file: int) -> tuple[mmap.mmap, Part]:
         url, expected = self._url(file), self._size(file)
@@ -234,7 +253,8 @@ class RowGroups:
 
     def _decode(self, key: tuple[int, str], part: Part) -> Any:
         group, column = key
-        field, where, expected = self.schema[column], self._where(group, column), int(self.num_rows[group])
+        field, where = self.schema[column], self._where(group, column)
+        expected = int(self.num_rows[self._whole == group].sum())
         self._check(group, part, column)
         footer = self._footers.get(int(self._file[group]))
         with self._timings("decode"):
@@ -297,8 +317,19 @@ class _Places:
         self.num_bytes: I64 = column.field("num_bytes").to_numpy()
         self.crc32 = column.field("crc32").fill_null(0).to_numpy()
         self.has_crc32 = column.field("crc32").is_valid().to_numpy(zero_copy_only=False)  # adopted files may have none
-        self.values: I64 = column.field("values").fill_null(-1).to_numpy()
+        self.values: I64 = column.field("values").fill_null(-1).to_numpy().copy()
         self.verified = np.zeros(len(column), np.bool_)
+
+
+def _cut(whole: pa.Table) -> tuple[I64, I64, I64]:
+    """For each row group into how many it is cut; for each of these its rows, and its first one in the row group."""
+    num_rows: I64 = whole["num_rows"].to_numpy().astype(np.int64)
+    columns = whole["columns"].combine_chunks()
+    num_bytes = sum(columns.field(i).field("num_bytes").to_numpy() for i in range(columns.type.num_fields))
+    cuts = np.minimum(np.maximum(1, -(-num_bytes // CUT_BYTES)), np.maximum(1, num_rows)).astype(np.int64)
+    rows, number = np.repeat(num_rows, cuts), np.concatenate([np.zeros(0, int), *map(np.arange, cuts)])
+    first, stop = rows * number // np.repeat(cuts, cuts), rows * (number + 1) // np.repeat(cuts, cuts)
+    return cuts, stop - first, first
 
 
 def _missing(url: str) -> DatasetError:
