@@ -26,7 +26,7 @@ from train.feed.timing import Timings
 
 MOST_LANES = 32  # if nobody says how many: more mix better, where rows lie sorted, and cost time
 CACHE_BYTES = 10 * 10**9
-FETCH_THREADS, AHEAD = 16, 2  # AHEAD: blocks whose row groups are held or being fetched, for each thread
+FETCH_THREADS = 16
 
 
 class Feed:
@@ -213,7 +213,7 @@ class Feed:
         while self._fetched:  # of a pass that did not come
             self._fetched.popitem()[1].close()
         needs = self._needs(epoch, first_batch)
-        return kept or Ahead(self._row_groups.load, needs, AHEAD * self._fetch_threads, self._fetch_threads)
+        return kept or Ahead(self._row_groups.load, needs, self._fetch_threads, self._fetch_threads)
 
     def _needs(self, epoch: int, first_batch: int) -> Iterator[tuple[Hashable, list[int]]]:
         """The row groups of an epoch's blocks and, as shuffled passes follow each other, those of the next epochs."""
