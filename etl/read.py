@@ -12,6 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from os import SEEK_CUR
 from typing import IO, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ CSV_OPTIONS = {
 }
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_BATCH = 2_000
+MAX_PARTS = 4  # beyond, decompressing what comes before its part is most of what a task does
 
 
 def escaped(url: str) -> str:
@@ -102,34 +104,39 @@ def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int,
     """Images of one shape and their labels from pairs of idx files, plain or gzip, streamed by executors.
 
     `images` maps the URL of each file of images to that of its labels, or to None where there are none.
-    Columns: `image` (binary, C order), and `label` (long) unless no pair has labels. One task per pair: gzip
-    cannot be split. Source of the format: LeCun, Cortes & Burges, "The MNIST database", "File formats".
+    Columns: `image` (binary, C order), and `label` (long) unless no pair has labels. Where there are more cores than
+    pairs, several tasks read a pair, each its part; in a gzip file none can jump to its part, so each decompresses what
+    comes before it. Source of the format: LeCun, Cortes & Burges, "The MNIST database", "File formats".
     """
     labelled = all(images.values())
     pairs = list(images.items())
+    parts = min(MAX_PARTS, max(1, spark.sparkContext.defaultParallelism // len(pairs)))
 
     def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
-            image_url, label_url = pairs[i]
-            yield from _idx_pair(image_url, label_url, shape, labelled)
+            image_url, label_url = pairs[i // parts]
+            yield from _idx_pair(image_url, label_url, shape, labelled, i % parts, parts)
 
     columns = "image binary, " + ("label long, " if labelled else "")
-    one_per_task = spark.range(0, len(pairs), 1, len(pairs))
+    num_tasks = len(pairs) * parts
+    one_per_task = spark.range(0, num_tasks, 1, num_tasks)
     df = one_per_task.mapInArrow(read, columns + "_file string, _position long")
     no_text = F.lit(None).cast("string")
     return df.withColumns({"_record": no_text, "_malformed": F.lit(False), "_why": no_text})
 
 
-def _idx_pair(images: str, labels: str | None, shape: tuple[int, ...], labelled: bool) -> Iterator[pa.RecordBatch]:
-    items = _idx_items(images, shape)
-    classes = _idx_items(labels, ()) if labelled and labels else None
+def _idx_pair(
+    images: str, labels: str | None, shape: tuple[int, ...], labelled: bool, part: int, parts: int
+) -> Iterator[pa.RecordBatch]:
+    items = _idx_items(images, shape, part, parts)
+    classes = _idx_items(labels, (), part, parts) if labelled and labels else None
     count = next(items)
     if classes is not None and (found := next(classes)) != count:
         raise RawDataError(
             f"{store.shown(images)} holds {count} images, but {store.shown(labels or '')} {found} labels; "
             f"these two files do not belong together"
         )
-    start = 0
+    start = count * part // parts
     for block in items:
         n = len(block)
         offsets = np.arange(n + 1, dtype=np.int32) * np.int32(block[0].nbytes)
@@ -143,8 +150,8 @@ def _idx_pair(images: str, labels: str | None, shape: tuple[int, ...], labelled:
         start += n
 
 
-def _idx_items(url: str, shape: tuple[int, ...]) -> Iterator[Any]:
-    """First the number of items, then blocks of up to IDX_BATCH items, each (n, *shape)."""
+def _idx_items(url: str, shape: tuple[int, ...], part: int, parts: int) -> Iterator[Any]:
+    """First the number of items in the file, then those of the part in blocks of up to IDX_BATCH, each (n, *shape)."""
     where = store.shown(url)
     fs, path = store.filesystem(url)
     with store.storage_errors(url), fs.open(path, "rb") as raw:
@@ -165,16 +172,18 @@ def _idx_items(url: str, shape: tuple[int, ...]) -> Iterator[Any]:
             yield sizes[0]
             dtype = np.dtype(IDX_TYPES[head[2]])
             item_bytes = dtype.itemsize * int(np.prod(shape, dtype=int))
-            for start in range(0, sizes[0], IDX_BATCH):
-                n = min(IDX_BATCH, sizes[0] - start)
+            first, end = sizes[0] * part // parts, sizes[0] * (part + 1) // parts
+            file.seek(first * item_bytes, SEEK_CUR)
+            for start in range(first, end, IDX_BATCH):
+                n = min(IDX_BATCH, end - start)
                 data = file.read(n * item_bytes)
                 if len(data) < n * item_bytes:
-                    got = start + len(data) // item_bytes
+                    missing = start + len(data) // item_bytes + 1
                     raise RawDataError(
-                        f"{where}: ends after {got:,} of {sizes[0]:,} items; the file is truncated: copy it again"
+                        f"{where}: ends before item {missing:,} of {sizes[0]:,}; the file is truncated: copy it again"
                     )
                 yield _little_endian(np.frombuffer(data, dtype).reshape(n, *shape))
-            if file.read(1):
+            if end == sizes[0] and file.read(1):
                 raise RawDataError(
                     f"{where}: more bytes than its header's {sizes[0]:,} items; check which file this is"
                 )

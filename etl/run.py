@@ -1,7 +1,7 @@
 """Raw files to a dataset version: `penstock etl`, `python -m etl.run` and `spark-submit etl/run.py` run this.
 
-Two stages, read straight down. CLEAN: read, check the rules, keep or refuse each row, publish the clean rows.
-BUILD: deduplicate, split, place in files, write, read back, fit, publish. A version that exists is not made again.
+Two stages in one pass, read straight down. CLEAN: read, check the rules, keep or refuse each row. BUILD: split,
+shuffle, deduplicate, write, read back, fit. The cards are published last. A version that exists is not made again.
 """
 
 from __future__ import annotations
@@ -41,6 +41,21 @@ AnyCard = TypeVar("AnyCard", Card, CleanCard)
 
 
 @dataclass(frozen=True)
+class Job:
+    """What one ETL run is asked for, and the versions that it is to end with."""
+
+    recipe: DatasetRecipe
+    raw_url: str
+    files: Sequence[RawFile]
+    out: str
+    labelled: bool
+    keep_clean: bool
+    transforms: Mapping[str, Mapping[str, Any]] | None  # frozen ones; None where they are to be fitted
+    clean_version: str
+    version: str
+
+
+@dataclass(frozen=True)
 class Built:
     """The version that an ETL run ended with, and whether it was there before."""
 
@@ -57,12 +72,13 @@ def etl(
     *,
     frozen: Card | None = None,
     labelled: bool = True,
+    keep_clean: bool = False,
     master: str | None = None,
 ) -> Built:
-    """Cleans and builds what is not there yet, and returns the dataset version of these raw files.
+    """Makes the dataset version of these raw files, unless it is there, and returns it.
 
-    `frozen` gives the transforms of another version instead of fitting them; `labelled=False` is for raw
-    data without the label, which is to be scored.
+    `frozen` gives the transforms of another version instead of fitting them; `labelled=False` is for raw data
+    without the label, which is to be scored; `keep_clean` publishes the clean rows too, and builds from them.
 
     Raises: RawDataError, RecipeError, StorageError; then nothing is published.
     """
@@ -75,10 +91,10 @@ def etl(
     with console.step("take stock of the raw files"):
         files = store.inventory(raw_url, _known_checksums(clean_folder))
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
-    settings = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
-    clean_version = json_digest([*settings, inventory])
     transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
-    version = json_digest([*settings, clean_version, transforms])
+    said = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled, inventory]
+    clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
+    job = Job(dataset_recipe, raw_url, files, out, labelled, keep_clean, transforms, clean_version, version)
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
     if isinstance(clean_card, CleanCard) and isinstance(card, Card):
@@ -86,124 +102,100 @@ def etl(
         return Built(card, clean_card, reused=True)
     store.check_writable(out)
     with console.step("start Spark"):
-        opened = session(f"penstock etl {recipe.name}", master)
+        opened = session(f"penstock etl {recipe.name}", master, sum(file.num_bytes for file in files))
         spark = opened.__enter__()
     with _closing(opened), user_errors(store.shown(raw_url), store.shown(out)):
         _ship_code(dataset_recipe)
-        if not isinstance(clean_card, CleanCard):
-            clean_card = clean_stage(spark, dataset_recipe, raw_url, files, out, clean_version, labelled, console)
-        card = build_stage(spark, dataset_recipe, clean_card, out, version, transforms, labelled, console)
-    return Built(card, clean_card, reused=False)
+        return run(spark, job, clean_card if isinstance(clean_card, CleanCard) else None, console)
 
 
-def clean_stage(
-    spark: SparkSession,
-    recipe: DatasetRecipe,
-    raw_url: str,
-    files: Sequence[RawFile],
-    out: str,
-    version: str,
-    labelled: bool,
-    console: Console,
-) -> CleanCard:
-    """Raw files -> clean rows and quarantined rows; the raw files are read once, or twice if any row is refused."""
-    folder = store.join(out, "clean")
-    attempt = f"{version}-{uuid.uuid4().hex[:8]}"
-    data_url, quarantine_url = store.join(folder, "data", attempt), store.join(out, "quarantine", attempt)
-    with _removed_on_failure(data_url, quarantine_url):
-        raw = recipe.read(spark, raw_url, labelled)
-        checked = clean.check(raw, recipe.rules, labelled)
-        counted = Observation()
-        num_refused = F.count_if(F.size("_rules") > 0)
-        observed = checked.observe(counted, F.count(F.lit(1)).alias("raw"), num_refused.alias("quarantined"))
-        with console.step("read, check and clean") as update, progress(spark, update):
-            _public(recipe.clean(clean.kept(observed))).write.option("compression", "zstd").parquet(data_url)
-            counts = {name: int(value) for name, value in counted.get.items()}
-            counts["clean"] = spark.read.parquet(escaped(data_url)).count()
-        if not counts["raw"]:
-            raise RawDataError(f"raw data: no row in the {len(files)} files of {store.shown(raw_url)}; check --raw")
-        broken: dict[str, int] = {}
-        if counts["quarantined"]:
-            with console.step("look up the refused rows") as update, progress(spark, update):
-                store.make_private(quarantine_url)
-                clean.refused(checked, raw_url).write.mode("append").parquet(quarantine_url)
-                quarantine = spark.read.parquet(escaped(quarantine_url))
-                broken = {row["rule"]: row["count"] for row in _per_rule(quarantine).collect()}
-            if counts["quarantined"] > recipe.max_quarantined * counts["raw"]:
-                raise RawDataError(_too_many_refused(recipe, counts, quarantine, store.shown(raw_url)))
-        store.check_unchanged(raw_url, files)
-        card = CleanCard(
-            version=version,
-            recipe=recipe.name,
-            data=f"data/{attempt}",
-            quarantine=f"quarantine/{attempt}" if counts["quarantined"] else None,
-            files=_sizes(data_url),
-            counts={name: counts[name] for name in ("raw", "clean", "quarantined")},
-            rules=broken,
-            lineage={"raw_url": raw_url, "raw_files": [asdict(file) for file in files], **_made_by(spark, recipe)},
-        )
-        return _publish(folder, card, data_url, quarantine_url)
+def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Console) -> Built:
+    """Raw files -> clean rows -> shards in one pass: one raw read, one shuffle, one sort, one write, read back.
 
-
-def build_stage(
-    spark: SparkSession,
-    recipe: DatasetRecipe,
-    clean_card: CleanCard,
-    out: str,
-    version: str,
-    transforms: dict[str, dict[str, Any]] | None,
-    labelled: bool,
-    console: Console,
-) -> Card:
-    """Clean rows -> dataset version: one shuffle, one sort, one write, and a read of what was written."""
-    schema = recipe.schema if labelled else recipe.schema.without_label()
-    clean_url = store.join(out, "clean", clean_card.data)
-    if _sizes(clean_url) != clean_card.files:
-        raise DatasetError(_damaged(clean_url, store.join(out, "clean"), clean_card.version))
-    data = f"data/{version}-{uuid.uuid4().hex[:8]}"
-    data_url = store.join(out, data)
+    Clean rows take the detour over files only where they are to be kept. Refused rows cost a second raw read.
+    """
+    recipe, raw = job.recipe, store.shown(job.raw_url)
+    schema = recipe.schema if job.labelled else recipe.schema.without_label()
+    clean_folder, attempt = store.join(job.out, "clean"), uuid.uuid4().hex[:8]
+    clean_data, data = f"data/{job.clean_version}-{attempt}", f"data/{job.version}-{attempt}"
+    quarantine = f"quarantine/{job.clean_version}-{attempt}"
+    clean_url, data_url = store.join(clean_folder, clean_data), store.join(job.out, data)
+    quarantine_url = store.join(job.out, quarantine)
     with _removed_on_failure(data_url):
-        rows = split.assign(publish.conform(spark.read.parquet(escaped(clean_url)), schema), schema, recipe.split)
-        with console.step("count the splits") as update, progress(spark, update):
-            split.check_keys(rows, schema, recipe.split)
-            num_rows, row_bytes = split.count(rows, schema, recipe.split)
-        layout = split.plan(num_rows, row_bytes, recipe.row_group_bytes)
-        placed = split.number_duplicates(split.place(rows, layout), schema)
-        counted = Observation()
-        observed = placed.observe(
-            counted, F.count(F.lit(1)).alias("clean"), F.count_if(F.col("_copy") > 1).alias("duplicates")
-        )
-        with console.step("deduplicate, split, shuffle and write") as update, progress(spark, update):
-            publish.write(observed.where("_copy = 1"), schema, layout, data_url)
-            counts = {name: int(value) for name, value in counted.get.items()}
-        with console.step("read back every byte") as update, progress(spark, update):
-            fit = {} if transforms is not None else recipe.fit
-            audits = publish.read_back(spark, data_url, schema, num_rows, sums_of=list(fit))
-        if counts["clean"] != clean_card.counts["clean"]:
-            raise DatasetError(
-                f"{clean_card.counts['clean']:,} clean rows, but {counts['clean']:,} were read; run again"
-            )
+        with _removed_on_failure(clean_url, quarantine_url):
+            checked = clean.check(recipe.read(spark, job.raw_url, job.labelled), recipe.rules, job.labelled)
+            counted = Observation()
+            num_refused = F.count_if(F.size("_rules") > 0)
+            observed = checked.observe(counted, F.count(F.lit(1)).alias("raw"), num_refused.alias("quarantined"))
+            rows = _public(recipe.clean(clean.kept(observed)))
+            if clean_card and clean_card.data:
+                rows = _kept_rows(spark, clean_folder, clean_card)
+            elif job.keep_clean:
+                with console.step("read, check, clean and keep") as update, progress(spark, update):
+                    rows.write.option("compression", "zstd").parquet(clean_url)
+                rows = spark.read.parquet(escaped(clean_url))
+
+            assigned = split.assign(publish.conform(rows, schema), schema, recipe.split)
+            placed = split.place(assigned, schema, split.num_shards(sum(file.num_bytes for file in job.files)))
+            fit = {} if job.transforms is not None else recipe.fit
+            with console.step("clean, shuffle, write and read back") as update, progress(spark, update):
+                written = publish.write(placed, schema, recipe.split, recipe.row_group_bytes, data_url, list(fit))
+
+            num_clean = written.num_rows + written.duplicates
+            if clean_card is None:
+                counts = {name: int(value) for name, value in counted.get.items()} | {"clean": num_clean}
+                if not counts["raw"]:
+                    raise RawDataError(f"raw data: no row in the {len(job.files)} files of {raw}; check --raw")
+                broken: dict[str, int] = {}
+                if counts["quarantined"]:
+                    with console.step("look up the refused rows") as update, progress(spark, update):
+                        store.make_private(quarantine_url)
+                        clean.refused(checked, job.raw_url).write.mode("append").parquet(quarantine_url)
+                        refused = spark.read.parquet(escaped(quarantine_url))
+                        broken = {row["rule"]: row["count"] for row in _per_rule(refused).collect()}
+                    if counts["quarantined"] > recipe.max_quarantined * counts["raw"]:
+                        raise RawDataError(_too_many_refused(recipe, counts, refused, raw))
+                clean_card = CleanCard(
+                    version=job.clean_version,
+                    recipe=recipe.name,
+                    data=clean_data if job.keep_clean else None,
+                    quarantine=quarantine if counts["quarantined"] else None,
+                    files=_sizes(clean_url),
+                    counts={name: counts[name] for name in ("raw", "clean", "quarantined")},
+                    rules=broken,
+                    lineage={
+                        "raw_url": job.raw_url,
+                        "raw_files": [asdict(file) for file in job.files],
+                        **_made_by(spark, recipe),
+                    },
+                )
+            if num_clean != clean_card.counts["clean"]:
+                raise DatasetError(f"{clean_card.counts['clean']:,} clean rows, but {num_clean:,} were read; run again")
+            store.check_unchanged(job.raw_url, job.files)
+            clean_card = _publish(clean_folder, clean_card, clean_url, quarantine_url)
+
+        tables = [audit.row_groups for audits in written.audits.values() for audit in audits]
         card = Card(
-            version=version,
+            version=job.version,
             recipe=recipe.name,
             data=data,
-            manifest=manifest.write(data_url, [a.row_groups for files in audits.values() for a in files], schema),
+            manifest=manifest.write(data_url, tables, schema),
             schema=schema,
             counts={
                 "raw": clean_card.counts["raw"],
                 "quarantined": clean_card.counts["quarantined"],
-                "clean": counts["clean"],
-                "duplicates": counts["duplicates"],
-                "built": counts["clean"] - counts["duplicates"],
+                "clean": num_clean,
+                "duplicates": written.duplicates,
+                "built": written.num_rows,
             },
             splits={
-                name: cards.Split(sum(a.num_rows for a in audits[name]), combine(a.digest for a in audits[name]))
-                for name in num_rows
+                name: cards.Split(sum(a.num_rows for a in audits), combine(a.digest for a in audits))
+                for name, audits in written.audits.items()
             },
-            transforms=transforms if transforms is not None else transform.fitted(fit, audits.get("train", [])),
+            transforms=job.transforms or transform.fitted(fit, written.audits.get("train", [])),
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
         )
-        return _publish(out, card, data_url)
+        return Built(_publish(job.out, card, data_url), clean_card, reused=False)
 
 
 def _publish(folder: str, card: AnyCard, *attempt_urls: str) -> AnyCard:
@@ -261,6 +253,13 @@ def _known_checksums(clean_folder: str) -> dict[tuple[str, int, str], str]:
 def _sizes(url: str) -> dict[str, int]:
     fs, path = store.filesystem(url)
     return {name: int(fs.size(f"{path}/{name}")) for name in store.file_names(url)}
+
+
+def _kept_rows(spark: SparkSession, clean_folder: str, card: CleanCard) -> DataFrame:
+    clean_url = store.join(clean_folder, str(card.data))
+    if _sizes(clean_url) != card.files:
+        raise DatasetError(_damaged(clean_url, clean_folder, card.version))
+    return spark.read.parquet(escaped(clean_url))
 
 
 def _check_whole(out: str, card: Card) -> None:
@@ -334,6 +333,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True, metavar="URL", help="the dataset's folder; versions are added to it")
     made.add_argument("--frozen", metavar="URL", help="use the transforms of this dataset (or card file), fit nothing")
     made.add_argument("--unlabelled", action="store_true", help="the raw data has no label: rows to be scored")
+    made.add_argument("--keep-clean", action="store_true", help="publish the clean rows too, before they are shuffled")
     made.add_argument("--master", help="Spark master; default: spark-submit's, or local[*]")
     return made
 
@@ -347,6 +347,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         console,
         frozen=frozen,
         labelled=not arguments.unlabelled,
+        keep_clean=arguments.keep_clean,
         master=arguments.master,
     )
     report(built, store.absolute(arguments.out), console)

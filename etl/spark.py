@@ -30,6 +30,8 @@ LOG_SETTINGS = Path(__file__).resolve().with_name("log4j2.properties")
 
 PROGRESS_EVERY_S = 0.5
 
+SHORT_BYTES = 64 << 20  # a job that reads less ends before Java's second compiler has paid for itself
+
 # What changes results is set here and is part of every version's name.
 RESULT_SETTINGS = {"spark.sql.session.timeZone": "UTC", "spark.sql.ansi.enabled": "true"}
 
@@ -50,8 +52,11 @@ DATA_EXCEPTION = re.compile(
 
 
 @contextmanager
-def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
-    """A session that is stopped, with its JVM, when the block ends. One that was there before is left running."""
+def session(app_name: str, master: str | None = None, raw_bytes: int = SHORT_BYTES) -> Iterator[SparkSession]:
+    """A session that is stopped, with its JVM, when the block ends. One that was there before is left running.
+
+    The JVM of a local session is set for a short or a long job by the `raw_bytes` that it is to read.
+    """
     if SparkContext._active_spark_context is not None:
         yield SparkSession.builder.getOrCreate()
         return
@@ -71,7 +76,7 @@ def session(app_name: str, master: str | None = None) -> Iterator[SparkSession]:
         raise PenstockError(_not_started(chosen, "expected local[*], yarn, spark://HOST:PORT or k8s://HOST:PORT"))
     local = chosen.startswith("local")
     with tempfile.TemporaryDirectory(prefix="penstock-spark-", ignore_cleanup_errors=True) as scratch:
-        for key, value in {**(_local_settings(scratch) if local else {}), **OTHER_SETTINGS}.items():
+        for key, value in {**(_local_settings(scratch, raw_bytes) if local else {}), **OTHER_SETTINGS}.items():
             conf.setIfMissing(key, value)
         conf.setAll(list(RESULT_SETTINGS.items())).setAppName(app_name)
         try:
@@ -99,9 +104,10 @@ def _not_started(master: str, why: str) -> str:
     return f"Spark does not start with master {master!r}; check --master ({why})"
 
 
-def _local_settings(scratch: str) -> dict[str, str]:
+def _local_settings(scratch: str, raw_bytes: int) -> dict[str, str]:
     """Spark on one machine: nothing listens beyond it, nothing is logged, and temporary files go to `scratch`."""
     java_options = [f"-Dlog4j2.configurationFile={LOG_SETTINGS.as_uri()}", f"-Djava.io.tmpdir={scratch}"]
+    java_options += ["-XX:+UseParallelGC", *(["-XX:TieredStopAtLevel=1"] if raw_bytes < SHORT_BYTES else [])]
     return {
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",

@@ -38,7 +38,9 @@ class CleanCard:
 
     version: str
     recipe: str
-    data: str  # folder of the clean rows, relative to the folder that holds `cards/`
+    data: (
+        str | None
+    )  # folder of the clean rows, relative to the folder that holds `cards/`; None where they were not kept
     quarantine: str | None  # folder of the refused rows, relative to the dataset; None where none was refused
     files: Mapping[str, int]  # name in `data` -> bytes
     counts: Mapping[str, int]  # raw, clean, quarantined
@@ -128,6 +130,8 @@ def from_json(text: str | bytes, where: str) -> Card | CleanCard:
                 f"install the Penstock that wrote it, or build the dataset again"
             )
         for name, kind in PARTS.items():
+            if (name, value[name], value["kind"]) == ("data", None, "clean"):
+                continue
             if not isinstance(value[name], kind):
                 raise TypeError(f"{name} must be {kind.__name__}, is {type(value[name]).__name__}")
         expected, found = value.pop("digest"), json_digest(value)

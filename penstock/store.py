@@ -165,6 +165,15 @@ def write_new(url: str, content: bytes) -> bool:
         return True
 
 
+def write(url: str, content: memoryview) -> None:
+    """Writes a file and syncs nothing: for what does not exist until a card names it."""
+    fs, path = filesystem(url)
+    with _writing(url):
+        fs.makedirs(os.path.dirname(path), exist_ok=True)
+        with fs.open(path, "wb") as file:
+            file.write(content)
+
+
 def replace(path: Path, content: bytes) -> None:
     """Writes a local file, whole or not at all, over what was there."""
     with _writing(str(path)):

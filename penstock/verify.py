@@ -123,19 +123,8 @@ def _first_difference(expected: pa.Table, found: pa.Table) -> str:
 def _compare_clean(url: str, card: Card | CleanCard | None, version: str) -> Iterator[str]:
     if not isinstance(card, CleanCard):
         return  # clean rows may be removed once a dataset is built from them
-    data_url = store.inside(store.join(url, "clean"), card.data)
-    clean_rows = 0
-    for file, num_bytes in card.files.items():
-        try:
-            content = store.read_bytes(store.inside(data_url, file))
-            if len(content) != num_bytes:
-                yield f"{store.shown(data_url)}/{file}: expected {num_bytes:,} bytes, found {len(content):,}"
-            clean_rows += pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows
-        except (FileNotFoundError, pa.ArrowException, OSError) as error:
-            yield f"{store.shown(data_url)}/{file}: clean rows cannot be read ({error})"
-            return
-    if clean_rows != card.counts["clean"]:
-        yield f"clean rows {version}: the card says {card.counts['clean']:,}, the files hold {clean_rows:,}"
+    if card.data is not None:
+        yield from _compare_clean_rows(store.inside(store.join(url, "clean"), card.data), card)
     if card.quarantine:
         folder = store.inside(url, card.quarantine)
         names = [name for name in store.file_names(folder) if name.endswith(".parquet")]
@@ -147,6 +136,21 @@ def _compare_clean(url: str, card: Card | CleanCard | None, version: str) -> Ite
             return
         if refused != card.counts["quarantined"]:
             yield f"quarantine {version}: the card says {card.counts['quarantined']:,} rows, the files hold {refused:,}"
+
+
+def _compare_clean_rows(data_url: str, card: CleanCard) -> Iterator[str]:
+    clean_rows = 0
+    for file, num_bytes in card.files.items():
+        try:
+            content = store.read_bytes(store.inside(data_url, file))
+            if len(content) != num_bytes:
+                yield f"{store.shown(data_url)}/{file}: expected {num_bytes:,} bytes, found {len(content):,}"
+            clean_rows += pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows
+        except (FileNotFoundError, pa.ArrowException, OSError) as error:
+            yield f"{store.shown(data_url)}/{file}: clean rows cannot be read ({error})"
+            return
+    if clean_rows != card.counts["clean"]:
+        yield f"clean rows {card.version}: the card says {card.counts['clean']:,}, the files hold {clean_rows:,}"
 
 
 def _checked(card: Card) -> str:

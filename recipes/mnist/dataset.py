@@ -41,7 +41,8 @@ def read(spark: SparkSession, raw_url: str, labelled: bool) -> DataFrame:
 
 
 def clean(df: DataFrame) -> DataFrame:
-    prefix = F.regexp_extract("_file", "([^/]+)-images-idx3", 1)
+    name = F.substring_index("_file", "/", -1)
+    prefix = F.substring_index(name, "-images-idx3", 1)
     return df.withColumns(
         {
             "id": F.concat(prefix, F.lit("-"), F.lpad(F.col("_position").cast("string"), 5, "0")),

@@ -53,6 +53,21 @@ def test_pictures_and_labels_come_as_they_are_written(
     )
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@given(count=st.integers(0, 9), parts=st.integers(1, 5))
+def test_the_parts_of_a_file_hold_each_item_once(
+    tmp_path_factory: pytest.TempPathFactory, pack: Callable[[bytes], bytes], count: int, parts: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "parts"
+    path.write_bytes(pack(idx(IMAGES[:count])))
+    found = []
+    for part in range(parts):
+        size, *blocks = read._idx_items(f"file://{path}", (4, 3), part, parts)
+        assert size == count
+        found += [item for block in blocks for item in block]
+    assert np.array_equal(np.array(found, np.uint8).reshape(-1, 4, 3), IMAGES[:count])
+
+
 def test_big_endian_numbers_become_little_endian(spark: SparkSession, tmp_path: Path) -> None:
     numbers = np.arange(24).reshape(2, 4, 3)
     rows = collect(spark, files(tmp_path, idx(numbers.astype(">i4"), 0x0C), None))
@@ -71,13 +86,13 @@ packed = gzip.compress(good)
         (b"\x89PNG" + good, labels, "found magic 0x89504e47"),
         (b"", labels, "found magic 0x;"),
         (good[:9], labels, "truncated or damaged"),
-        (good[:-1], labels, "ends after 4,999 of 5,000 items; the file is truncated"),
+        (good[:-1], labels, "ends before item 5,000 of 5,000; the file is truncated"),
         (good + b"x", labels, "more bytes than its header's 5,000 items"),
         (packed[:-100], labels, "truncated or damaged"),
-        (packed[:3000] + b"\xff" * 9 + packed[3009:], labels, "truncated or damaged|ends after|more bytes"),
+        (packed[:3000] + b"\xff" * 9 + packed[3009:], labels, "truncated or damaged|ends before|more bytes"),
         (idx(IMAGES[:, :, :2]), labels, r"expected items of shape \(4, 3\), found \(4, 2\)"),
         (good, idx(LABELS[:-1]), "holds 5000 images, but .* 4999 labels; these two files do not belong together"),
-        (good, labels[:-1], "ends after 4,999 of 5,000 items"),
+        (good, labels[:-1], "ends before item 5,000 of 5,000"),
     ],
     ids=[
         "labels",

@@ -147,6 +147,33 @@ def test_the_same_rows_in_other_files_and_partitions_are_the_same_rows(
         assert len({path.read_bytes() for path in same}) == 1
 
 
+def test_clean_rows_are_kept_only_if_asked_and_the_detour_changes_nothing(run: Run, tmp_path: Path) -> None:
+    lines, _, refused = dirty_people(1_000, seed=2)
+    raw, out, kept_out = write(tmp_path / "raw" / "p.csv", "\n".join(lines)), tmp_path / "out", tmp_path / "kept"
+    direct, kept = run(raw, out), run(raw, kept_out, keep_clean=True)
+    assert (direct.clean.data, direct.clean.files) == (None, {})
+    assert not (out / "clean" / "data").exists()
+    assert len(refused) == direct.clean.counts["quarantined"]
+    assert (direct.clean.counts, direct.clean.rules) == (kept.clean.counts, kept.clean.rules)
+    assert direct.card.version == kept.card.version
+    assert (direct.card.counts, direct.card.splits) == (kept.card.counts, kept.card.splits)
+    files = [sorted((o / b.card.data).glob("split=*/*.parquet")) for o, b in ((out, direct), (kept_out, kept))]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    assert pq.read_table(kept_out / "clean" / str(kept.clean.data)).num_rows == kept.clean.counts["clean"]
+    for folder, built in ((out, direct), (kept_out, kept)):
+        assert verify(str(folder), Console())[1] == []
+        (folder / "cards" / f"{built.card.version}.json").unlink()
+    # Without the card: from the raw files again, or from the clean rows.
+    again, from_kept = run(raw, out), run(raw, kept_out, keep_clean=True)
+    assert (again.card.splits, from_kept.card.splits) == (direct.card.splits, direct.card.splits)
+    assert (again.clean, from_kept.clean) == (direct.clean, kept.clean)
+    assert len(list((out / "quarantine").iterdir())) == 1
+    next((kept_out / "clean" / str(kept.clean.data)).glob("*.parquet")).unlink()
+    (kept_out / "cards" / f"{kept.card.version}.json").unlink()
+    with pytest.raises(DatasetError, match="missing or have another length"):
+        run(raw, kept_out, keep_clean=True)
+
+
 def test_an_equal_key_keeps_one_row_whatever_the_order(run: Run, tmp_path: Path) -> None:
     lines = ["a,5,Rom", "b,1,Bern", "a,5,Bern", "a,4,Rom", "b,1,Bern"]
     one = run(write(tmp_path / "r1" / "p.csv", "\n".join(lines)), tmp_path / "o1")

@@ -1,18 +1,16 @@
-"""Splits and places: a key's split is for ever, shares are kept, files and row groups are even."""
+"""Splits and places: a key's split is for ever, shares are kept, equal keys lie side by side."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl import split
-from penstock.errors import RecipeError
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
 
@@ -76,102 +74,31 @@ def test_the_source_decides_where_it_says_something(rows: DataFrame) -> None:
     assert found == {key: "held_out" if key < 100 else expected_split(key) for key in range(200)}
 
 
-def test_splits_are_counted_in_the_order_of_the_recipe(rows: DataFrame) -> None:
-    with_empty = Split({"train": 0.7, "never": 0.0000001, "a_test": 0.2999999}, source="said")
-    assigned = split.assign(rows.withColumn("said", F.expr("if(id = 5, 'b-1', null)")), SCHEMA, with_empty)
-    found, _ = split.count(assigned, SCHEMA, with_empty)
-    assert list(found) == ["train", "never", "a_test", "b-1"]
-    assert (found["never"], found["b-1"], sum(found.values())) == (0, 1, KEYS)
-
-
-def test_the_width_of_a_row_is_measured(spark: SparkSession) -> None:
-    fields = (
-        Field("id", "string"),
-        Field("x", "int16", (4,)),
-        Field("tokens", "int32", (None,)),
-        Field("photo", "uint8", (None, None, 3), "png"),
-        Field("payload", "bytes"),
-        Field("n", "float64"),
-    )
-    values = [("a", b"8 bytes.", [1, 2, 3], b"12345", b"", 0.5), ("größe", b"8 bytes.", [], b"1", b"1234567", 0.5)]
-    ddl = "id string, x binary, tokens array<int>, photo binary, payload binary, n double"
-    df = spark.createDataFrame(values, ddl).withColumn("split", F.lit("train"))
-    widths = [1 + 8 + 12 + 5 + 0 + 8, 7 + 8 + 0 + 1 + 7 + 8]  # UTF-8
-    schema = Schema(fields, key="id")
-    assert [row[0] for row in df.select(split.row_bytes(schema)).collect()] == widths
-    assert split.count(df, schema, Split({"train": 1.0})) == ({"train": 2}, round(sum(widths) / 2))
-    assert split.count(df.limit(0), schema, Split({"train": 1.0})) == ({"train": 0}, 1)
-
-
-@pytest.mark.parametrize("name", ["a/b", "", "..", "a b"])
-def test_a_split_that_cannot_be_a_folder_is_refused(rows: DataFrame, name: str) -> None:
-    sourced = Split({"train": 1.0}, source="said")
-    assigned = split.assign(rows.limit(3).withColumn("said", F.lit(name)), SCHEMA, sourced)
-    with pytest.raises(RecipeError, match=f"split: '{name}' cannot name a split; use letters, digits, '_' and '-'"):
-        split.count(assigned, SCHEMA, sourced)
-
-
-@pytest.mark.parametrize(
-    ("said", "pair"),
-    [
-        ("case when id < 9 and x = 0 then 'a' when id < 9 then 'b' end", "'a' and 'b'"),
-        ("if(id = 7 and x = 0, 'z', null)", f"'{expected_split(7)}' and 'z'"),
-    ],
-    ids=["two are said", "one is said"],
-)
-def test_a_key_in_two_splits_is_refused(rows: DataFrame, said: str, pair: str) -> None:
-    sourced = Split(SHARES.shares, source="said")
-    twice = rows.drop("x").crossJoin(rows.sparkSession.range(2).selectExpr("cast(id as int) x"))
-    equal = split.assign(twice.withColumn("said", F.expr("if(id < 9, 'a', null)")), SCHEMA, sourced)
-    split.check_keys(equal, SCHEMA, sourced)  # equal keys in one split are duplicates
-    assigned = split.assign(twice.withColumn("said", F.expr(said)), SCHEMA, sourced)
-    with pytest.raises(
-        RecipeError, match=rf"split: the rows of key \d are in the splits {pair}; column 'said' must na"
-    ):
-        split.check_keys(assigned, SCHEMA, sourced)
-
-
-def test_every_row_is_placed_in_the_order_that_its_hash_gives(rows: DataFrame) -> None:
-    layout = split.Layout({"test": 2, "train": 3, "val": 1}, 1_000)
-    placed = split.place(split.assign(rows, SCHEMA, SHARES), layout)
-    numbered = split.number_duplicates(placed, SCHEMA).withColumn("_partition", F.spark_partition_id())
-    found = numbered.select("id", "split", "_shard", "_hash", "_partition", "_copy").collect()
+def test_every_row_is_in_the_shard_and_the_order_that_its_hash_gives(rows: DataFrame) -> None:
+    placed = split.place(split.assign(rows, SCHEMA, SHARES), SCHEMA, 6).withColumn("_shard", F.spark_partition_id())
+    found = placed.collect()
+    assert placed.columns == ["id", "x", "y", "split", "_shard"]
     assert Counter(row["id"] for row in found) == Counter(range(KEYS))
-    assert all(row["_copy"] == 1 for row in found)
-    for row in found:
-        first = {"test": 0, "train": 2, "val": 5}[row["split"]]
-        assert row["_shard"] == first + ((row["_hash"] % 2**64) >> 32) % layout.files[row["split"]]
-    in_files = {(row["split"], row["_shard"], row["_partition"]) for row in found}
-    assert len(in_files) == layout.num_files  # a file is one partition
-    for partition in {row["_partition"] for row in found}:
-        hashes = [(row["_hash"], row["id"]) for row in found if row["_partition"] == partition]
-        assert hashes == sorted(hashes)
+    hashes = [(row["_shard"], xxh64(str(row["id"]).encode(), 42), row["id"]) for row in found]
+    assert all(shard == ((hashed % 2**64) >> 32) % 6 for shard, hashed, _ in hashes)
+    assert hashes == sorted(hashes)
 
 
 @pytest.mark.parametrize("partitions", [1, 7])
-def test_of_equal_keys_the_smallest_row_is_kept_from_any_partition(spark: SparkSession, partitions: int) -> None:
+def test_of_equal_keys_the_smallest_row_comes_first_from_any_partition(spark: SparkSession, partitions: int) -> None:
     values = [(key, copy * 7 % 5, f"{copy}") for key in range(50) for copy in range(key % 4 + 1)]
     df = spark.createDataFrame(values, "id long, x int, y string").repartition(partitions)
-    placed = split.place(split.assign(df, SCHEMA, SHARES), split.Layout({"test": 1, "train": 2, "val": 1}, 9))
-    found = split.number_duplicates(placed, SCHEMA).where("_copy = 1").select("id", "x", "y").collect()
-    assert sorted(tuple(row) for row in found) == [min(v for v in values if v[0] == key) for key in range(50)]
+    placed = split.place(split.assign(df, SCHEMA, SHARES), SCHEMA, 4).collect()
+    found = [tuple(row)[:3] for row in placed]
+    assert sorted(found) == sorted(values)
+    runs = [list(run) for _, run in itertools.groupby(found, key=lambda row: row[0])]
+    assert len(runs) == 50  # equal keys lie side by side
+    assert all(run == sorted(run) for run in runs)
 
 
-NUM_ROWS = st.dictionaries(st.sampled_from(["train", "val", "test", "x"]), st.integers(0, 10**9), min_size=1)
-
-
-@given(NUM_ROWS, st.integers(1, 10**6), st.sampled_from([1, 1 << 10, 4 << 20]))
-def test_a_plan_is_even_and_keeps_to_its_sizes(num_rows: dict[str, int], row_bytes: int, group_bytes: int) -> None:
-    layout = split.plan(num_rows, row_bytes, group_bytes)
-    target = max(1, group_bytes // row_bytes)
-    assert list(layout.files) == sorted(num_rows)
-    assert layout == split.plan(dict(reversed(num_rows.items())), row_bytes, group_bytes)
-    assert 1 <= layout.rows_per_group <= 2 * target + 1
-    for name, files in layout.files.items():
-        assert files >= 1
-        assert num_rows[name] / files * row_bytes <= split.FILE_BYTES + row_bytes
-        assert files <= max(1, math.ceil(num_rows[name] / target), math.ceil(num_rows[name] * row_bytes / (128 << 20)))
-    largest = max(num_rows, key=lambda name: num_rows[name] / layout.files[name])
-    rows_per_file = num_rows[largest] / layout.files[largest]
-    if rows_per_file > 100 * target > 1_000:  # then no row group is far from what was asked for
-        assert abs(layout.rows_per_group / target - 1) < 0.1
+@pytest.mark.parametrize(
+    ("raw_bytes", "shards"),
+    [(0, 1), (1, 1), (3 << 20, 1), ((3 << 20) + 1, 2), (100 << 20, 8), (320 << 20, 10), (10 << 40, 327_680)],
+)
+def test_shards_follow_from_the_raw_bytes(raw_bytes: int, shards: int) -> None:
+    assert split.num_shards(raw_bytes) == shards
