@@ -1,4 +1,4 @@
-"""Converts MNIST's 60,000 training pictures with MosaicML streaming's Spark converter; prints JSON.
+"""Converts MNIST's training pictures with MosaicML streaming's Spark converter; prints JSON.
 
     python convert.py --raw FOLDER --out FOLDER
 
@@ -12,12 +12,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from streaming.base.converters import dataframe_to_mds
 
 NUM_PARTS = 2
@@ -27,19 +28,33 @@ LOCAL = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.
 ARROW = {"spark.sql.execution.arrow.pyspark.enabled": "true"}  # else `createDataFrame` goes row by row
 
 
-def read(raw: Path) -> pd.DataFrame:
-    """One row a picture; image: its 784 bytes."""
-    images = gzip.decompress((raw / "train-images-idx3-ubyte.gz").read_bytes())[16:]
-    labels = gzip.decompress((raw / "train-labels-idx1-ubyte.gz").read_bytes())
-    digits = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
-    keys = [f"train-{i:05d}" for i in range(len(digits))]
-    pictures = [images[start : start + 784] for start in range(0, len(images), 784)]
+def read(images: Path) -> pd.DataFrame:
+    """One row a picture of a file; image: its 784 bytes."""
+    labels = images.with_name(images.name.replace("-images-idx3-", "-labels-idx1-"))
+    pixels = gzip.decompress(images.read_bytes())[16:]
+    digits = np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8).astype(np.int64)
+    prefix = images.name.removesuffix("-images-idx3-ubyte.gz")
+    keys = [f"{prefix}-{i:05d}" for i in range(len(digits))]
+    pictures = [pixels[start : start + 784] for start in range(0, len(pixels), 784)]
     return pd.DataFrame({"key": keys, "label": digits, "image": pictures})
 
 
-def write(spark: SparkSession, rows: pd.DataFrame, out: Path) -> None:
-    df = spark.createDataFrame(rows).repartition(NUM_PARTS)
-    dataframe_to_mds(df, merge_index=True, mds_kwargs={"out": str(out), "columns": COLUMNS})
+def read_all(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    for frame in frames:
+        yield from (read(Path(file)) for file in frame["file"])
+
+
+def raw_rows(spark: SparkSession, raw: Path) -> DataFrame:
+    """The rows of one file from the driver; of several files from the executors, a task each."""
+    files = sorted(map(str, raw.glob("*train-images-idx3-ubyte.gz")))
+    if len(files) == 1:
+        return spark.createDataFrame(read(Path(files[0])))
+    named = spark.createDataFrame(pd.DataFrame({"file": files})).repartition(len(files), "file")
+    return named.mapInPandas(read_all, "key string, label long, image binary")
+
+
+def write(df: DataFrame, out: Path) -> None:
+    dataframe_to_mds(df.repartition(NUM_PARTS), merge_index=True, mds_kwargs={"out": str(out), "columns": COLUMNS})
 
 
 def main() -> None:
@@ -54,10 +69,10 @@ def main() -> None:
         spark.sparkContext.setLogLevel("ERROR")
         # A few rows the whole way, so that no import in a Python worker is measured: streaming imports torch and
         # transformers there, which takes longer than the conversion.
-        write(spark, read(arguments.raw)[:64], out / "warm")
+        write(raw_rows(spark, arguments.raw).limit(64), out / "warm")
 
         start = time.perf_counter()
-        write(spark, read(arguments.raw), out / "mds")
+        write(raw_rows(spark, arguments.raw), out / "mds")
         seconds = time.perf_counter() - start
     shards = json.loads((out / "mds" / "index.json").read_text())["shards"]
     rows = sum(shard["samples"] for shard in shards)  # what was written, not what was meant to be

@@ -1,4 +1,4 @@
-"""Converts MNIST's 60,000 training pictures with stock Petastorm, as its own examples do; prints JSON.
+"""Converts MNIST's training pictures with stock Petastorm, as its own examples do; prints JSON.
 
     python convert.py --raw FOLDER --out FOLDER
 
@@ -20,6 +20,7 @@ import numpy as np
 from petastorm.codecs import NdarrayCodec, ScalarCodec
 from petastorm.etl.dataset_metadata import materialize_dataset
 from petastorm.unischema import Unischema, UnischemaField, dict_to_spark_row
+from pyspark import RDD
 from pyspark.sql import SparkSession
 from pyspark.sql.types import LongType, StringType
 
@@ -35,18 +36,26 @@ SCHEMA = Unischema(
 LOCAL = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.ui.enabled": "false"}
 
 
-def read(raw: Path) -> list[dict[str, Any]]:
-    """One dict a picture; image: uint8 (28, 28)."""
-    images = gzip.decompress((raw / "train-images-idx3-ubyte.gz").read_bytes())
-    labels = gzip.decompress((raw / "train-labels-idx1-ubyte.gz").read_bytes())
-    pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
-    digits = np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
-    return [{"key": f"train-{i:05d}", "label": digits[i], "image": pixels[i]} for i in range(len(digits))]
+def read(images: Path) -> list[dict[str, Any]]:
+    """One dict a picture of a file; image: uint8 (28, 28)."""
+    labels = images.with_name(images.name.replace("-images-idx3-", "-labels-idx1-"))
+    pixels = np.frombuffer(gzip.decompress(images.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
+    digits = np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8).astype(np.int64)
+    prefix = images.name.removesuffix("-images-idx3-ubyte.gz")
+    return [{"key": f"{prefix}-{i:05d}", "label": digits[i], "image": pixels[i]} for i in range(len(digits))]
 
 
-def write(spark: SparkSession, rows: list[dict[str, Any]], url: str) -> None:
+def raw_rows(spark: SparkSession, raw: Path) -> RDD:
+    """The rows of one file from the driver, cut evenly; of several files from the executors, a task each."""
+    files = sorted(raw.glob("*train-images-idx3-ubyte.gz"))
+    if len(files) == 1:
+        return spark.sparkContext.parallelize(read(files[0]))
+    return spark.sparkContext.parallelize(files, len(files)).flatMap(read)
+
+
+def write(spark: SparkSession, rows: RDD, url: str) -> None:
     with materialize_dataset(spark, url, SCHEMA, ROW_GROUP_MB):
-        encoded = spark.sparkContext.parallelize(rows).map(lambda row: dict_to_spark_row(SCHEMA, row))
+        encoded = rows.map(lambda row: dict_to_spark_row(SCHEMA, row))
         spark.createDataFrame(encoded, SCHEMA.as_spark_schema()).write.mode("overwrite").parquet(url)
 
 
@@ -61,10 +70,10 @@ def main() -> None:
     with builder.getOrCreate() as spark:
         spark.sparkContext.setLogLevel("ERROR")
         # A few rows the whole way, so that no import in a Python worker is measured.
-        write(spark, read(arguments.raw)[:64], f"{out}/warm")
+        write(spark, spark.sparkContext.parallelize(raw_rows(spark, arguments.raw).take(64)), f"{out}/warm")
 
         start = time.perf_counter()
-        write(spark, read(arguments.raw), f"{out}/mnist")
+        write(spark, raw_rows(spark, arguments.raw), f"{out}/mnist")
         seconds = time.perf_counter() - start
         rows = spark.read.parquet(f"{out}/mnist").count()  # what was written, not what was meant to be
     versions = {name: version(name) for name in ("petastorm", "pyspark", "pyarrow", "numpy")}
