@@ -34,7 +34,7 @@ from penstock.errors import DatasetError, RawDataError, RecipeError
 from penstock.recipe import DatasetRecipe, Recipe, find
 from penstock.store import RawFile
 
-REVISION = 3  # of this stage's code: raised when the same raw data would give other rows
+REVISION = 4  # of this stage's code: raised when the same raw data would give other rows
 WORST_RULES_SHOWN = 5
 
 AnyCard = TypeVar("AnyCard", Card, CleanCard)
