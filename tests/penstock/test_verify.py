@@ -16,10 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyspark.sql import SparkSession
 
+from etl.run import etl
 from penstock import cli
 from penstock.console import Console
 from penstock.errors import DatasetError
+from penstock.recipe import find
 from penstock.verify import verify
 from tests.cards import edit_card
 from train.feed.feed import Feed
@@ -80,8 +83,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "data outside": (lambda d: change_card(d, lambda c: c.update(data="../..")), "leads out of the dataset"),
     "no card": (lambda d: next((d / "cards").iterdir()).unlink(), "no dataset here"),
     "cut card": (lambda d: cut(next((d / "cards").iterdir()), 3), r"json: not a card"),
-    "clean rows": (lambda d: cut(next(d.glob("clean/data/*/*.parquet"))), "expected [0-9,]+ bytes, found"),
-    "no clean rows": (lambda d: shutil.rmtree(d / "clean" / "data"), "clean rows cannot be read"),
 }
 
 
@@ -112,6 +113,15 @@ def test_each_of_several_damages_is_named(digits_dataset: Path) -> None:
         assert any(re.search(message, sentence) for sentence in differs), differs
     with pytest.raises(DatasetError, match=f"no version 'x'; the versions here: {card.version}"):
         verify(str(digits_dataset), Console(), "x")
+
+
+def test_clean_rows_that_were_kept_are_verified(spark: SparkSession, digits_csv: Path, tmp_path: Path) -> None:
+    etl(find("digits"), str(digits_csv), str(tmp_path), Console(), keep_clean=True)
+    assert verify(str(tmp_path), Console())[1] == []
+    cut(next(tmp_path.glob("clean/data/*/*.parquet")))
+    assert re.search("expected [0-9,]+ bytes, found", verify(str(tmp_path), Console())[1][0])
+    shutil.rmtree(tmp_path / "clean" / "data")
+    assert "clean rows cannot be read" in verify(str(tmp_path), Console())[1][0]
 
 
 def test_clean_rows_may_be_removed(digits_dataset: Path) -> None:
