@@ -83,7 +83,8 @@ def write(
 
     def write_shard(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         task = TaskContext.get()
-        assert task is not None and schema.key is not None
+        assert task is not None
+        assert schema.key is not None
         shard = f"part-{task.partitionId():05d}-{task.taskAttemptId()}"  # a second attempt meets no file of the first
         duplicates = num_files = 0
 
