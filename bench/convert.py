@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.environment import PEERS, environment, machine
+from bench.environment import PEERS, ROOT, environment, machine
 from etl import java
 from etl.run import etl
 from etl.spark import session
