@@ -36,6 +36,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from bench import scale
 from bench.cases import CASES, LABEL, SEED, Case, row_groups
 from bench.clock import BATCH_ROWS, Epoch, measure, warm_up
 from bench.environment import ROOT, environment, machine
@@ -45,6 +46,7 @@ from penstock import command, encoded, manifest, store
 from penstock.console import Console
 from penstock.errors import PenstockError
 from train.feed import Feed
+from train.feed.row_groups import Verify
 
 BIG_ROWS = 2_000_000
 BIG_CASES = {"images_2m": "images", "floats_2m": "floats"}
@@ -53,6 +55,7 @@ PREPARE_TIMEOUT_S = 900  # converting, and warming up
 GRACE_S = 60  # what a repeat may take beyond its time
 OURS, RAW, RAW_READ, COPY = "penstock", "raw_decode", "raw_decode_read", "copy"
 IN_PROCESS = (OURS, RAW, RAW_READ, COPY)
+VERIFYING: dict[str, Verify] = {"penstock, verify always": "always", "penstock, verify never": "never"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class PeerFailed(PenstockError):
     """A peer cannot be measured; the bench says why and goes on."""
 
 
-def ours(dataset: Path, case: Case) -> Epoch:
-    feed = Feed(str(dataset), SPLIT, global_batch_size=BATCH_ROWS, seed=SEED, columns=case.columns)
+def ours(dataset: Path, case: Case, verify: Verify = "first") -> Epoch:
+    feed = Feed(str(dataset), SPLIT, global_batch_size=BATCH_ROWS, seed=SEED, columns=case.columns, verify=verify)
     return feed.epoch
 
 
@@ -213,6 +216,8 @@ def run_case(
             RAW_READ: raw_decode(dataset, case, threads, memory_map=False),
             COPY: copy(dataset, case, threads),
         }
+        if name == "images":  # what looking at checksums costs
+            epochs |= {system: ours(dataset, case, verify) for system, verify in VERIFYING.items()}
         warm_up(epochs[OURS], itertools.count(), case)
         for system, epoch in epochs.items():
             repeats[system] = in_process(epoch, arguments.seconds)
@@ -248,7 +253,7 @@ def summary(case: Case, rates: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         for system, found in rates.items()
     }
     return {
-        **{system: medians[system] for system in IN_PROCESS},
+        **{system: rate for system, rate in medians.items() if system not in PEERS},
         "fixed_size": case.fixed_size,
         "peers": {system: rate for system, rate in medians.items() if system in PEERS},
         "ratios": ratios,
@@ -286,7 +291,7 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
 
 
 def table_rows(case: Mapping[str, Any]) -> list[list[object]]:
-    rates = {**{system: case[system] for system in IN_PROCESS}, **case["peers"]}
+    rates = {system: case[system] for system in (*IN_PROCESS, *VERIFYING) if system in case} | case["peers"]
     return [
         [system, round(rate), *map(round, case["spread"][system]), f"{case['ratios'][system]:.2f}"]
         for system, rate in rates.items()
@@ -310,7 +315,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--seconds", type=float, default=20.0, help="what a system gets for a repeat")
     made.add_argument("--rows", type=int, help="rows of each case instead of its own number")
     made.add_argument("--out", type=Path, help="write the JSON object there as well")
+    made.add_argument("--scale", action="store_true", help="instead: what grows with a dataset (bench/scale.py)")
     arguments = made.parse_args(argv)
+    if arguments.scale:
+        return scale.main([])
     arguments.json = True  # the JSON object is all of standard output; the tables go to standard error
     return command.execute(arguments, work)
 

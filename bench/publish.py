@@ -30,7 +30,7 @@ AS_ETL_WRITES = {
 def publish(folder: Path, schema: Schema, files: Iterable[Sequence[Columns]]) -> Path:
     """One split, `train`, of files of row groups. Returns the folder of its Parquet files."""
     data_url = f"file://{folder}/{DATA}"
-    arrow = pa.schema([pa.field(field.name, field.arrow_type, nullable=False) for field in schema.fields])
+    arrow = pa.schema([(field.name, field.arrow_type) for field in schema.fields])  # which may hold nulls, as ETL's
     parquet = folder / DATA / f"split={SPLIT}"
     parquet.mkdir(parents=True)
     audits = []
