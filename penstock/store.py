@@ -326,6 +326,8 @@ def _reading(url: str) -> Iterator[None]:
             yield
     except (FileNotFoundError, StorageError):
         raise
+    except IsADirectoryError as error:
+        raise StorageError(f"{shown(url)}: a folder is where a file is needed; remove it, or check the URL") from error
     except Exception as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise StorageError(

@@ -188,7 +188,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none\.parquet: the file is missing; build the dataset again"):
         audit(tmp_path / "none.parquet")
     (tmp_path / "folder.parquet").mkdir()
-    with pytest.raises(DatasetError, match="cannot be read as Parquet"):
+    with pytest.raises(StorageError, match=r"folder\.parquet: a folder is where a file is needed"):
         audit(tmp_path / "folder.parquet")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="a file is where a folder is needed"):
