@@ -27,6 +27,7 @@ from train.feed.timing import Timings
 WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 BLOCK_BYTES, BLOCK_BATCHES = 8 << 20, 64
+LEAST_BLOCKS = 16  # of an epoch, so that the threads share a short one
 LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
 VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group
@@ -76,10 +77,12 @@ class BlockReader:
 
     def blocks(self, first: int) -> Iterator[range]:
         """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
-        last = self._plan.num_batches - 1
-        size = max(1, min(BLOCK_BATCHES, BLOCK_BYTES // self._batch_bytes))
-        for start in range(first, last, size):
-            yield range(start, min(start + size, last))
+        last, start = self._plan.num_batches - 1, first
+        size = max(1, min(BLOCK_BATCHES, BLOCK_BYTES // self._batch_bytes, last // LEAST_BLOCKS))
+        while start < last:
+            stop = min(start + min(size, 1 + start - first), last)  # 1, 2, 4, …: the first batch is there at once
+            yield range(start, stop)
+            start = stop
         if first <= last:
             yield range(last, last + 1)
 
@@ -148,6 +151,7 @@ class BlockReader:
         return [dict(zip(batches, batch, strict=True)) for batch in one_by_one]
 
     def _shuffle(self, group: int, part: Part) -> _Shuffled:
+        self._row_groups.check(group, part)
         order = self._plan.rows_of(group)
         columns = {field.name: self._row_groups.column(group, part, field.name) for field in self._narrow}
         with self._timings("assemble"):

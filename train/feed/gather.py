@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections import defaultdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,12 @@ def gather_lists(starts: I64, lengths: I64, limits: I64, out: torch.Tensor) -> N
     bits *= np.arange(out.shape[1], dtype=np.int32) < lengths.astype(np.int32)[:, None]
 
 
+@cache
+def _openmp() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController().select(user_api="openmp")  # looks at all libraries: 1.5 ms
+
+
 def one_core_each() -> None:
     """Called in a worker thread: torch's operations run in it alone, as the workers are the parallelism."""
     torch.get_num_threads()  # else torch sets its own number at the thread's first operation
-    threadpoolctl.threadpool_limits(1, user_api="openmp")
+    _openmp().limit(limits=1)

@@ -138,8 +138,6 @@ class RowGroups:
             decoded = [self._of_whole(group, column, part) for group, part in zip(groups, parts, strict=True)]
             return Values(np.array([values.ctypes.data for values in decoded]), field.num_bytes, decoded)
         skipped = LENGTH_BYTES if field.is_tensor else 0
-        for group, part in zip(groups, parts, strict=True):
-            self._check(group, part, column)
         in_file = place.values[np.array(groups)].tolist()
         starts = [part.address + part.place(offset) for part, offset in zip(parts, in_file, strict=True)]
         return Values(np.array(starts) + skipped, width, parts)
@@ -159,11 +157,18 @@ class RowGroups:
         width = stride(field)
         if width is None or self._is_decoded(group, column):
             return self._of_whole(group, column, part)
-        self._check(group, part, column)
         skipped = LENGTH_BYTES if field.is_tensor else 0  # numbers of 8 and 16 bits come first in their 32
         start = part.place(int(self._places[column].values[group]))
         values = part.content[start : start + num_rows * width].reshape(num_rows, width)
         return values[:, skipped : skipped + field.num_bytes]
+
+    def check(self, group: int, part: Part) -> None:
+        """Looks at the checksums of a row group's columns, if that is asked for. To be called before any is read.
+
+        Raises: DatasetError where they are not those that were published.
+        """
+        for column in self._columns:
+            self._check(group, part, column)
 
     def whole(self, group: int) -> int:
         """The group under which the row group is loaded, and decoded, that this one is cut from."""
@@ -255,7 +260,6 @@ class RowGroups:
         group, column = key
         field, where = self.schema[column], self._where(group, column)
         expected = int(self.num_rows[self._whole == group].sum())
-        self._check(group, part, column)
         footer = self._footers.get(int(self._file[group]))
         with self._timings("decode"):
             try:
