@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class Field:
                 f"field {self.name!r}: {self.encoding} does not decode to shape {self.shape}; use {known.shapes}"
             )
 
-    @property
+    @cached_property
     def is_tensor(self) -> bool:
         return bool(self.shape) and None not in self.shape and not self.is_encoded
 
@@ -125,19 +126,19 @@ class Field:
     def is_encoded(self) -> bool:
         return self.encoding is not None
 
-    @property
+    @cached_property
     def is_varying(self) -> bool:
         """Whether values have no fixed width: strings, bytes, lists and encoded values."""
         return self.is_list or self.is_encoded or self.dtype in VARYING_TYPES
 
-    @property
+    @cached_property
     def numpy_dtype(self) -> np.dtype[Any]:
         """Little endian; of the elements. Raises: TypeError for strings and bytes, which have none."""
         if self.dtype in VARYING_TYPES:
             raise TypeError(f"field {self.name!r} is of {self.dtype}")
         return np.dtype(self.dtype).newbyteorder("<")
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes of one value. Raises: TypeError where values have no fixed width."""
         if self.is_varying:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from train.feed.timing import Timings
 WEIGHT = "_weight"  # (B,) float32 beside the fields: 1 for a row, 0 for padding
 LABEL = "_label"  # the field that the schema names as label, under a name that is the same for all recipes
 BLOCK_BYTES, BLOCK_BATCHES = 8 << 20, 64
-LEAST_BLOCKS = 16  # of an epoch, so that the threads share a short one
+LEAST_BLOCKS = 4  # of an epoch, so that the threads share a short one
 LENGTH = "_{}_length"  # (B,) int64 beside a field of lists, which is padded with zeros to the batch's longest
 VARYING_SIZE = 256  # elements that an axis of varying size is taken to have
 NARROW_BYTES = 128  # values up to this width are shuffled with their row group
@@ -192,6 +193,7 @@ def _ranges(lists: Sequence[Lists], order: I64, piece_of: I64) -> tuple[I64, I64
     return addresses[piece_of] + offsets[at], offsets[at + 1] - offsets[at], limits[piece_of]
 
 
+@cache
 def _torch_dtype(field: Field) -> torch.dtype:
     return torch.from_numpy(np.empty(0, field.numpy_dtype)).dtype
 
