@@ -122,8 +122,7 @@ class RowGroups:
         file = int(self._file[group])
 
         def check(content: U8) -> None:
-            for column in self._columns:
-                self._check(group, Part(content, ranges), column, always=self._cache is not None)
+            self.check(group, Part(content, ranges), always=self._cache is not None)
 
         part = Part(self._fetched(file, ranges, self._where(group), patience, check), ranges)
         if any(self._is_decoded(group, column) for column in self._columns):
@@ -162,13 +161,13 @@ class RowGroups:
         values = part.content[start : start + num_rows * width].reshape(num_rows, width)
         return values[:, skipped : skipped + field.num_bytes]
 
-    def check(self, group: int, part: Part) -> None:
+    def check(self, group: int, part: Part, always: bool = False) -> None:
         """Looks at the checksums of a row group's columns, if that is asked for. To be called before any is read.
 
         Raises: DatasetError where they are not those that were published.
         """
         for column in self._columns:
-            self._check(group, part, column)
+            self._check(group, part, column, always)
 
     def whole(self, group: int) -> int:
         """The group under which the row group is loaded, and decoded, that this one is cut from."""
@@ -181,7 +180,7 @@ class RowGroups:
     def _is_decoded(self, group: int, column: str) -> bool:
         return bool(self._places[column].values[group] < 0)
 
-    def _check(self, group: int, part: Part, column: str, always: bool = False) -> None:
+    def _check(self, group: int, part: Part, column: str, always: bool) -> None:
         """Looks at the checksum if that is asked for and not done; what is cached was looked at in any case."""
         if self._verify == "never" and not always:
             return
