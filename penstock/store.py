@@ -161,7 +161,7 @@ def write_new(url: str, content: bytes) -> bool:
                 os.link(beside, path)  # unlike a rename, fails where the name is taken
             except FileExistsError:
                 return False
-            _sync_folder(Path(path).parent)
+            sync_folder(Path(path).parent)
         return True
 
 
@@ -180,7 +180,7 @@ def replace(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _written_beside(path, content) as beside:
             os.replace(beside, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
