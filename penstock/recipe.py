@@ -36,7 +36,7 @@ MODEL_PARTS = {
     "config": "the complete configuration: def config(model)",
     "build_model": "the network: def build_model(config, card)",
     "prepare": "a batch as the network wants it: def prepare(batch, card)",
-    "loss": "per row the loss and its weight: def loss(outputs, batch, label_smoothing)",
+    "loss": "per row the loss and its weight: def loss(outputs, batch, config)",
     "predict": "what a prediction says: def predict(outputs)",
     "metrics": "per row figures by name: metrics = {...}",
 }

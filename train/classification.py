@@ -5,21 +5,43 @@ A recipe's model.py imports the names that it wants: `from train.classification 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from penstock.errors import RunError
+from train.config import TrainConfig
 from train.feed import LABEL
 
 
-def loss(logits: Tensor, batch: dict[str, Any], label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of (B, classes) logits with the label: (B,) summed loss and (B,) weight, 1 per row.
+def loss(logits: Tensor, batch: dict[str, Any], config: TrainConfig) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of (B, classes) logits with the label: (B,) summed loss and (B,) weight, that of the row's class.
 
+    One sum divided by the other is what torch's `cross_entropy` calls the mean, also with both settings together.
     Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
+
+    Raises: RunError where there are not as many class weights as classes.
     """
-    losses = F.cross_entropy(logits, batch[LABEL], reduction="none", label_smoothing=label_smoothing)
-    return losses, losses.new_ones(len(losses))
+    labels: Tensor = batch[LABEL]
+    if not config.class_weights:
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
+        return losses, torch.ones_like(losses)
+    if len(config.class_weights) != logits.shape[1]:
+        raise RunError(
+            f"config: expected a class weight for each of the model's {logits.shape[1]} classes, found "
+            f"{len(config.class_weights)}"
+        )
+    weights = _on_device(config.class_weights, logits.device, logits.dtype)
+    losses = F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=config.label_smoothing)
+    return losses, weights[labels]
+
+
+@cache  # a copy in each step would make the host wait for the device
+def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 def predict(logits: Tensor) -> tuple[Tensor, Tensor]:

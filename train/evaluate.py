@@ -22,7 +22,7 @@ def evaluate(model: nn.Module, recipe: Any, feed: Feed, config: TrainConfig, dev
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=device))
     for batch in to_device(feed.epoch(), device, feed.timings):
         outputs = model(recipe.prepare(batch, feed.card))
-        loss, weight = recipe.loss(outputs, batch, plain.label_smoothing)  # (B,), (B,)
+        loss, weight = recipe.loss(outputs, batch, plain)  # (B,), (B,)
         sums["loss"] += (loss * batch[WEIGHT]).sum(dtype=torch.float64)
         sums["weight"] += (weight * batch[WEIGHT]).sum(dtype=torch.float64)
         sums["rows"] += batch[WEIGHT].sum(dtype=torch.float64)

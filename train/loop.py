@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from train import checkpoint
+from train import checkpoint, optimizers
 from train.config import TrainConfig
 from train.evaluate import evaluate
 from train.feed import WEIGHT, Feed
@@ -59,7 +59,7 @@ def train(
     on_epoch: Callable[[EpochResult], None],
 ) -> None:
     """Trains `model` in place from the newest checkpoint of the run folder, or from the start, to the last epoch."""
-    optimizer = _optimizer(model, config)
+    (optimizer,) = optimizers.build(model, config.optimizer)
     done = 0
     if (saved := checkpoint.latest(run_folder)) is not None:
         model.load_state_dict(saved["model"])
@@ -90,7 +90,7 @@ def train(
                 generator = torch.Generator().manual_seed(config.seed * num_steps + step)
                 batch = augment(batch, config, generator, step / num_steps)
             outputs = model(recipe.prepare(batch, train_feed.card))
-            loss, weight = recipe.loss(outputs, batch, config.label_smoothing)  # (B,), (B,)
+            loss, weight = recipe.loss(outputs, batch, config)  # (B,), (B,)
             loss, weight = (loss * batch[WEIGHT]).sum(), (weight * batch[WEIGHT]).sum()
             (loss / weight).backward()
             optimizer.step()
@@ -112,13 +112,3 @@ def train(
         on_epoch(EpochResult(metrics, times))
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         checkpoint.save(run_folder, {"epoch": epoch + 1}, state)
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay is for matrices and kernels, not for biases and scales."""
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    others = [p for p in model.parameters() if p.dim() < 2]
-    settings = asdict(config.optimizer)
-    weight_decay = settings.pop("weight_decay")
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], **settings)

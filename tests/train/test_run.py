@@ -28,12 +28,11 @@ from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.recipe import find
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
 from train import checkpoint
-from train.config import Schedule, TrainConfig
+from train.config import TrainConfig
 from train.evaluate import evaluate
 from train.feed import Feed
 from train.predict import predict
 from train.run import train
-from train.schedule import lr_factor
 
 CPU = torch.device("cpu")
 SMALL = TrainConfig(model="linear", epochs=3, global_batch_size=16, lanes=4)
@@ -223,30 +222,6 @@ def test_the_digits_recipe_starts_as_it_always_did(built_digits: Path, tmp_path:
     train(recipe, str(built_digits), tmp_path / "run", config, CPU, None, Console())
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert first["train_loss"] == pytest.approx(1.4972, abs=2e-3)
-
-
-@pytest.mark.parametrize("decay", ["linear", "cosine", "constant"])
-def test_the_learning_rate_rises_then_falls(decay: Any) -> None:
-    factors = [lr_factor(Schedule(0.2, decay), step, 100) for step in range(100)]
-    assert factors[19] == max(factors) == 1
-    assert factors[:20] == sorted(factors[:20])
-    assert factors[20:] == sorted(factors[20:], reverse=True)
-    assert factors[0] == pytest.approx(0.05)
-    assert factors[99] < 0.02 or decay == "constant"
-    assert min(factors) > 0
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"epochs": 0}, "epochs must be 1 or more, found 0"),
-        ({"lanes": 5}, r"lanes \(5\) must divide the global batch size \(16\)"),
-        ({"schedule": Schedule(warmup=2)}, "0 to 1, found 2"),
-    ],
-)
-def test_a_configuration_is_checked_when_it_is_made(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(RunError, match=message):
-        replace(SMALL, **wrong)
 
 
 def test_predictions_are_one_for_each_row(recipe: Path, dataset: Path, tmp_path: Path) -> None:
