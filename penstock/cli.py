@@ -21,6 +21,7 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   train    a dataset version -> a run: checkpoints, metrics, model, report
   run      raw files -> a dataset version -> a run -> predictions for its test rows
   predict  a run and a dataset version -> predictions
+  export   a run -> its model as one file, ONNX or torch.export, that serves without this project
   adopt    plain Parquet that another job wrote -> a dataset version, without rewriting it
   verify   recount and re-checksum a dataset version against its card
   feed     read a dataset version as fast as it goes, without a model: rows/s, bytes/s, time of each stage
@@ -62,6 +63,8 @@ def _main(arguments: list[str]) -> int:
             chosen = run
         case "predict":
             from train.predict import main as chosen
+        case "export":
+            from train.export import main as chosen
         case "adopt":
             from penstock.adopt import main as chosen
         case "verify":

@@ -15,19 +15,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 
 from penstock import card as cards
 from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
-from penstock.recipe import find
-from train.config import TrainConfig
 from train.feed import Feed
 from train.feed.device import to_device
-from train.run import EVALUATION_BATCH, choose_device, read_config
+from train.finished import load
+from train.run import EVALUATION_BATCH, choose_device
 
 
 @torch.no_grad()
@@ -46,18 +43,16 @@ def predict(
     Raises: RunError where the run does not fit the data, DatasetError where rows are missing.
     """
     device = device or choose_device("auto")
-    described = read_config(run)
-    recipe = find(described["recipe"]).model()
-    trained_on, card = _card_of(run), cards.load(data_url, version)
+    finished = load(run)
+    recipe, trained_on = finished.recipe, finished.card
+    card = cards.load(data_url, version)
     if card.schema.key is None:
         raise DatasetError(
             f"{data_url}: version {card.version} was adopted without a key, so that a prediction could not name its "
             f"row; adopt it with `penstock adopt … --key COLUMN`"
         )
     _check_contract(run, trained_on, card, data_url)
-    model = recipe.build_model(TrainConfig.from_json(described["config"]), trained_on)
-    model.load_state_dict(_weights(run))
-    model.to(device).eval()
+    model = finished.model.to(device)
 
     key = card.schema[card.schema.key]
     inputs = card.schema.without_label().names
@@ -107,26 +102,6 @@ def _check_contract(run: Path, trained_on: Card, card: Card, data_url: str) -> N
         f"{store.shown(store.absolute(data_url))}: version {card.version} does not fit the run {run}, trained on "
         f"version {trained_on.version}: {'; '.join(differs)}. Build it with `penstock etl … --frozen {run}/card.json`"
     )
-
-
-def _card_of(run: Path) -> Card:
-    try:
-        found = cards.from_json((run / "card.json").read_bytes(), f"{run}/card.json")
-    except FileNotFoundError as error:
-        raise RunError(f"{run}: card.json is missing; train again into another folder") from error
-    assert isinstance(found, Card)
-    return found
-
-
-def _weights(run: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load((run / "model.safetensors").read_bytes())
-    except FileNotFoundError as error:
-        raise RunError(f"{run}: the run is not finished (no model.safetensors); go on with `penstock train`") from error
-    except SafetensorError as error:
-        raise RunError(
-            f"{run}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again"
-        ) from error
 
 
 def parser() -> argparse.ArgumentParser:

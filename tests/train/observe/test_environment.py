@@ -10,7 +10,7 @@ import torch
 
 from train.observe.environment import commit, describe
 
-IDENTITY = {name: "t" for name in ("user.name", "user.email")}
+IDENTITY = dict.fromkeys(("user.name", "user.email"), "t")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -1,0 +1,248 @@
+"""A finished run's model as one file for serving: `penstock export RUN --to onnx` or `--to torch`.
+
+The exported model takes the fields of a batch as the dataset holds them, and returns what the network does: the
+recipe's `prepare` is part of it, so that nobody standardises twice or not at all. Batches may have any size. The file
+is there only once it gave the outputs of the model itself on rows of the dataset, where that can be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
+
+from penstock import card as cards
+from penstock import command, store
+from penstock.console import Console
+from penstock.errors import PenstockError, RunError
+from penstock.schema import Schema
+from train.feed import Feed
+from train.feed.blocks import LENGTH
+from train.finished import Finished, load
+
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+CHECKED_ROWS, CHECKED_BATCH = 1000, 250
+TOLERANCE = 1e-4  # of the largest output of a batch, or of 1: float32 summed in another order
+EXAMPLE = 2  # rows, and elements of a list, to trace with: 0 and 1 would be taken for fixed sizes
+
+Fields = dict[str, Tensor]
+Exported = Callable[[Fields], list[Tensor]]
+
+
+class FromFields(nn.Module):
+    """The recipe's `prepare` and the network behind it: fields of a batch -> outputs."""
+
+    def __init__(self, finished: Finished) -> None:
+        super().__init__()
+        self.model = finished.model
+        self._prepare, self._card = finished.recipe.prepare, finished.card
+
+    def forward(self, fields: Fields) -> Any:
+        return self.model(self._prepare(fields, self._card))
+
+
+@torch.no_grad()
+def export(
+    run: Path, to: str, out: Path, console: Console, *, data_url: str | None = None, version: str | None = None
+) -> dict[str, Any]:
+    """Writes the model of a finished run to the file `out`.
+
+    `data_url` is where the dataset is now; default: where it was. Raises: RunError where the run is not finished, the
+    model cannot be exported, or the exported one gives other outputs; what was at `out` is then still there.
+    """
+    if lacking := [name for name in NEEDED[to] if importlib.util.find_spec(name) is None]:
+        raise RunError(f"--to {to} needs {', '.join(lacking)}; install with: pip install 'penstock[train,export]'")
+    for name in ("torch.fx", "torch.onnx"):  # what matters is raised; else one reads of torchvision's absence
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    finished = load(run)
+    store.check_writable(str(out.parent))
+    module = FromFields(finished).eval()
+    about = {f"penstock.{name}": str(finished.described[name]) for name in ("recipe", "dataset_version", "contract")}
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        with console.step(f"export to {to}"):
+            example = fields_read(finished)
+            sizes = _sizes(example, finished.card.schema)
+            program = _trace(module, example, sizes, run)
+            write = _write_onnx if to == "onnx" else _write_torch
+            exported = write(program, sizes, Path(folder) / out.name, about)
+        told = _compare(module, exported, list(example), finished, data_url, version)
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # a large model's `….onnx.data` before its `….onnx`
+            os.replace(file, out.parent / file.name)
+    inputs = {name: [str(value.dtype).removeprefix("torch."), *value.shape[1:]] for name, value in example.items()}
+    return {"file": str(out), "format": to, "inputs": inputs, **told}
+
+
+class Noted(UserDict[str, Tensor]):
+    """A batch that notes which of its fields are read."""
+
+    def __init__(self, values: Fields) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = super().__getitem__(name)
+        self.read.add(name)
+        return value
+
+
+def fields_read(finished: Finished) -> Fields:
+    """The fields that `prepare` reads, as (EXAMPLE, …) of zeros. Raises: RunError where one of them is no tensor."""
+    batch, schema = Noted({}), finished.card.schema
+    for field in schema.without_label().fields:
+        if field.name == schema.key or field.dtype in ("string", "bytes") or (field.is_encoded and None in field.shape):
+            continue
+        shape = [EXAMPLE if size is None else size for size in field.shape]
+        batch[field.name] = torch.zeros(EXAMPLE, *shape, dtype=getattr(torch, field.dtype))
+        if field.is_list:
+            batch[LENGTH.format(field.name)] = torch.full((EXAMPLE,), EXAMPLE)
+    try:
+        finished.recipe.prepare(batch, finished.card)
+    except KeyError as error:
+        raise RunError(
+            f"{finished.folder}: the recipe's prepare reads {error.args[0]!r}, which is neither a tensor of a fixed "
+            f"size nor a list of numbers: a model that needs it cannot be exported"
+        ) from error
+    return {name: value for name, value in batch.data.items() if name in batch.read}
+
+
+def _sizes(example: Fields, schema: Schema) -> dict[str, dict[int, Any]]:
+    """For each field the axes that vary: the batch, and the length of a list."""
+    lists = {field.name for field in schema.fields if field.is_list}
+    return {name: {0: Dim("batch"), **({1: Dim(f"{name}_length")} if name in lists else {})} for name in example}
+
+
+def _trace(module: FromFields, example: Fields, sizes: Any, run: Path) -> ExportedProgram:
+    try:
+        with redirect_stderr(StringIO()):  # it prints a failed graph there
+            return torch.export.export(module, (example,), dynamic_shapes={"fields": sizes})
+    except Exception as error:  # whatever the recipe's code raises, and many kinds of torch's own
+        raise RunError(
+            f"{run}: torch.export cannot trace the recipe's prepare and model ({_line(error)}); their code may depend "
+            f"neither on the values of tensors nor on the size of the batch"
+        ) from error
+
+
+def _write_torch(program: ExportedProgram, sizes: Any, file: Path, about: Mapping[str, str]) -> Exported:
+    torch.export.save(program, file, extra_files=dict(about))
+    module = torch.export.load(file).module()
+    return lambda fields: tree_leaves(module(fields))
+
+
+def _write_onnx(program: ExportedProgram, sizes: Any, file: Path, about: Mapping[str, str]) -> Exported:
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that two fields have the same axis
+        try:
+            written = torch.onnx.export(
+                program, input_names=list(sizes), dynamic_shapes={"fields": sizes}, verbose=False
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise RunError(f"{file.name}: ONNX has no words for this model ({_line(error)}); use --to torch") from error
+    assert written is not None
+    written.model.metadata_props.update(about)
+    written.save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda fields: [
+        torch.from_numpy(out) for out in session.run(None, {k: v.numpy() for k, v in fields.items()})
+    ]
+
+
+def _compare(
+    module: FromFields,
+    exported: Exported,
+    names: Sequence[str],
+    finished: Finished,
+    data_url: str | None,
+    version: str | None,
+) -> dict[str, Any]:
+    """Runs both on the first rows of the test split, or of another where there is none.
+
+    Raises: RunError where their outputs differ by more than TOLERANCE.
+    """
+    url = data_url or finished.described["dataset"]
+    try:
+        card = cards.load(url, version or (None if data_url else finished.card.version))
+        split = next((name for name in ("test", "val") if name in card.splits), next(iter(card.splits)))
+        columns = [name for name in names if name in card.schema.names]
+        feed = Feed(url, split, version=card.version, global_batch_size=CHECKED_BATCH, shuffle=False, columns=columns)
+        batches = [{n: batch[n] for n in names} for batch in islice(feed.epoch(), CHECKED_ROWS // CHECKED_BATCH)]
+    except (PenstockError, OSError) as error:
+        if data_url is not None:
+            raise
+        return {"rows_compared": 0, "not_compared": str(error)}
+    largest, rows = 0.0, 0
+    for batch in [*batches, {name: value[:1] for name, value in batches[0].items()}]:
+        for expected, found in zip(tree_leaves(module(batch)), exported(batch), strict=True):
+            difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+            largest = max(largest, difference)
+            if not difference <= TOLERANCE:  # also where it is NaN
+                raise RunError(
+                    f"{finished.folder}: the exported model gives other outputs than the model: on rows of "
+                    f"{split} they differ by {difference:.2g}, allowed is {TOLERANCE}; nothing is written"
+                )
+    rows = sum(len(value) for batch in batches for value in list(batch.values())[:1])
+    return {"rows_compared": rows, "split": split, "largest_difference": largest}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.parser(
+        "export",
+        "Write the model of a finished run, with the recipe's prepare, as one file that serves without this project.",
+        "penstock export /data/runs/1 --to onnx",
+    )
+    made.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    made.add_argument("--to", required=True, choices=sorted(SUFFIX), help="an ONNX file, or a torch.export program")
+    made.add_argument("--out", metavar="FILE", help="default: RUN/model.onnx, RUN/model.pt2; replaced if it is there")
+    made.add_argument("--data", metavar="URL", help="where to take rows to compare on; default: the run's dataset")
+    made.add_argument("--version", help="of --data; default: the newest")
+    return made
+
+
+def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    run = Path(arguments.run).expanduser().absolute()
+    out = Path(arguments.out).expanduser().absolute() if arguments.out else run / f"model{SUFFIX[arguments.to]}"
+    if out.is_dir():
+        raise PenstockError(
+            f"--out {arguments.out}: expected the name of a file, found a folder; add /model{SUFFIX[arguments.to]}"
+        )
+    told = export(run, arguments.to, out, console, data_url=arguments.data, version=arguments.version)
+    fields = ", ".join(f"{name} {dtype}{shape}" for name, (dtype, *shape) in told["inputs"].items())
+    if told["rows_compared"]:
+        console.say(
+            f"Same outputs as the model on {told['rows_compared']:,} rows of {told['split']}: the largest difference "
+            f"is {told['largest_difference']:.1e}"
+        )
+    else:
+        console.say(f"Not compared with the model: {told['not_compared']}")
+    console.say(f"{store.shown(store.absolute(told['file']))}: takes {fields}, any number of rows")
+    return told
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.execute(parser().parse_args(argv), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""A finished run, read back: its recipe, the card of what it was trained on, and the model with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from penstock import card as cards
+from penstock.card import Card
+from penstock.errors import RunError
+from penstock.recipe import find
+from train.config import TrainConfig
+from train.run import read_config
+
+
+@dataclass(frozen=True)
+class Finished:
+    folder: Path
+    described: dict[str, Any]  # config.json
+    recipe: Any  # the module model.py
+    card: Card
+    model: nn.Module  # on the CPU, set to evaluate
+
+
+def load(folder: Path) -> Finished:
+    """Raises: RunError where the folder holds no run, or one that is not finished, or damaged files."""
+    described = read_config(folder)
+    recipe, card = find(described["recipe"]).model(), _card(folder)
+    model: nn.Module = recipe.build_model(TrainConfig.from_json(described["config"]), card)
+    weights = _weights(folder)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(
+            f"{folder}: its weights do not fit the model that {described['recipe']} makes now ({_line(error)}); go "
+            f"back to the recipe's code of that run"
+        ) from error
+    return Finished(folder, described, recipe, card, model.eval())
+
+
+def _card(folder: Path) -> Card:
+    try:
+        found = cards.from_json((folder / "card.json").read_bytes(), f"{folder}/card.json")
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: card.json is missing; train again into another folder") from error
+    assert isinstance(found, Card)
+    return found
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_tensors((folder / "model.safetensors").read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder}: the run is not finished (no model.safetensors); go on with `penstock train`"
+        ) from error
+    except SafetensorError as error:
+        raise RunError(
+            f"{folder}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
