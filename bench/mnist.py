@@ -29,7 +29,8 @@ from penstock.console import Console
 from penstock.errors import RunError
 from penstock.recipe import find
 from train.config import TrainConfig
-from train.run import choose_device, train
+from train.distributed import World, choose_device
+from train.run import train
 
 
 def measure(
@@ -43,8 +44,8 @@ def measure(
     for seed in range(num_seeds):
         for name, config in configs.items():
             console.say(f"{name}, seed {seed}")
-            run, device = folder / "runs" / f"{name}-{seed}", choose_device("auto")
-            report = train(recipe, dataset, run, replace(config, seed=seed), device, version, console).report
+            run, world = folder / "runs" / f"{name}-{seed}", World(choose_device("auto"))
+            report = train(recipe, dataset, run, replace(config, seed=seed), world, version, console).report
             console.say(f"  test accuracy {report['test']['accuracy']:.4f} on {report['test_rows']:,} rows")
             reports[name].append(report)
     return reports

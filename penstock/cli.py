@@ -104,10 +104,11 @@ def run(argv: Sequence[str] | None = None) -> int:
 def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     from etl import run as etl
     from train import run as training
+    from train.distributed import World, choose_device
     from train.predict import predict
 
     recipe = find(arguments.recipe)
-    config, device = training.configure(recipe, arguments), training.choose_device(arguments.device)
+    config, device = training.configure(recipe, arguments), choose_device(arguments.device)
     out = Path(arguments.out).expanduser().absolute()
     dataset = str(out / "dataset")
 
@@ -119,8 +120,8 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     folder = _unfinished_or_new(
         out / "runs", lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config)
     )
-    reading = training.reading(arguments)
-    trained = training.train(recipe, dataset, folder, config, device, built.card.version, console, reading)
+    version, reading, options = built.card.version, training.reading(arguments), training.options(arguments)
+    trained = training.train(recipe, dataset, folder, config, World(device), version, console, reading, options)
     console.say()
     training.report(trained, console)
 

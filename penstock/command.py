@@ -28,9 +28,9 @@ def parser(name: str, does: str, example: str) -> argparse.ArgumentParser:
     return made
 
 
-def execute(arguments: argparse.Namespace, work: Work) -> int:
-    """Runs a command's work and returns its exit code; `work` returns what `--json` prints."""
-    console = Console(arguments.json)
+def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False) -> int:
+    """Runs a command's work and returns its exit code; `work` returns what `--json` prints. `quiet`: only errors."""
+    console = Console(arguments.json, quiet)
     try:
         console.result(work(arguments, console))
     except PenstockError as error:

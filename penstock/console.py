@@ -19,13 +19,13 @@ PLAIN_LINE_EVERY_S = 30.0
 
 
 class Console:
-    def __init__(self, as_json: bool = False) -> None:
-        self.as_json = as_json
-        self.rich = RichConsole(stderr=as_json, markup=False, highlight=False, soft_wrap=True)
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json and not quiet
+        self.rich = RichConsole(stderr=as_json, quiet=quiet, markup=False, highlight=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:
-        return self.rich.is_terminal
+        return self.rich.is_terminal and not self.rich.quiet
 
     def say(self, text: str = "") -> None:
         self.rich.print(text)

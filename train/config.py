@@ -78,13 +78,22 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How a run computes, not what: a run may go on with others, and its figures agree up to rounding."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything that a run's result depends on, beside the recipe's code and the data."""
 
     model: str = "default"
     epochs: int = 5
+    steps: int | None = None  # this many steps, whatever the epochs
     global_batch_size: int = 128
     lanes: int = 32  # of the feed's plan; world sizes must divide it
+    accumulate: int = 1  # micro-batches that a rank's batch is cut into: less memory, the same gradient
     seed: int = 0
     train_split: str = "train"  # "train+val" for a last fit, once every choice is made
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -96,8 +105,9 @@ class TrainConfig:
     early_stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "global_batch_size", "lanes"):
-            _check(getattr(self, name) >= 1, f"{name} must be 1 or more, found {getattr(self, name)}")
+        for name in ("epochs", "steps", "global_batch_size", "lanes", "accumulate"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"{name} must be 1 or more, found {value}")
         _check(
             self.global_batch_size % self.lanes == 0,
             f"lanes ({self.lanes}) must divide the global batch size ({self.global_batch_size})",

@@ -1,12 +1,16 @@
-"""The training loop, whole: for each epoch, for each batch: forward, backward, step; then evaluate, log, save.
+"""The training loop, whole: each global step a batch, forward, backward, step; at an epoch's end evaluate, log, save.
 
 Nothing is called back. What a recipe decides (augment, prepare, loss) is called by name where it happens.
+
+The gradient is the exact mean over the global batch's rows, for any number of ranks: every rank and micro-batch
+backpropagates the sum of its rows' losses, and once all are added up, one scaling divides by the weight of all rows.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from train import checkpoint, optimizers
-from train.config import TrainConfig
+from train import checkpoint, distributed
+from train.config import Options, TrainConfig
+from train.distributed import World
 from train.evaluate import evaluate
 from train.feed import WEIGHT, Feed
 from train.feed.device import to_device
+from train.feed.petastorm_reader import Batch
+from train.optimizers import build as build_optimizers
+from train.optimizers import set_lr
 from train.schedule import lr_factor
 
 Progress = Callable[[int, int], None]  # steps done, steps of this epoch
@@ -26,14 +34,15 @@ Progress = Callable[[int, int], None]  # steps done, steps of this epoch
 
 @dataclass(frozen=True)
 class EpochTimes:
-    """One epoch's steps: how long they took, how long the loop waited for batches, and what the feed did meanwhile."""
+    """An epoch's steps on all ranks: how long they took, how long they waited for batches, what feeds did meanwhile."""
 
-    epoch: int
+    epoch: int  # from 1
+    step: int  # the run's steps at its end
     rows: int
     seconds: float
-    wait_seconds: float
+    wait_seconds: float  # mean over the ranks
     num_bytes: int
-    stages: Mapping[str, float]  # train.feed.timing.STAGES -> seconds, summed over the feed's threads
+    stages: Mapping[str, float]  # train.feed.timing.STAGES -> seconds, summed over the threads of rank 0's feed
 
     @property
     def data_stall(self) -> float:
@@ -51,64 +60,117 @@ def train(
     model: nn.Module,
     recipe: Any,
     config: TrainConfig,
+    options: Options,
     train_feed: Feed,
     val_feed: Feed | None,
-    device: torch.device,
+    world: World,
     run_folder: Path,
+    saved: Mapping[str, Any] | None,
     on_step: Progress,
     on_epoch: Callable[[EpochResult], None],
 ) -> None:
-    """Trains `model` in place from the newest checkpoint of the run folder, or from the start, to the last epoch."""
-    (optimizer,) = optimizers.build(model, config.optimizer)
-    done = 0
-    if (saved := checkpoint.latest(run_folder)) is not None:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        done = saved["position"]["epoch"]
+    """Trains `model` in place from the checkpoint that rank 0 read, if there is one, to the last step."""
+    device = world.device
+    forward = distributed.parallelise(model, world, options.parallel)
+    optimizers = build_optimizers(model, config.optimizer)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and weight of the epoch's rows so far
+    first = 0
+    if (saved := distributed.from_rank_0(saved, world)) is not None:
+        distributed.load_model(model, saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            distributed.load_optimizer(optimizer, state)
+        first = saved["position"]["step"]
 
     steps_per_epoch = len(train_feed)
-    num_steps = config.epochs * steps_per_epoch
+    num_steps = config.steps or config.epochs * steps_per_epoch
     augment = getattr(recipe, "augment", None)
-    for epoch in range(done, config.epochs):
-        model.train()
-        started = time.perf_counter()
-        waited, rows = 0.0, 0
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        weight_sum = torch.zeros((), dtype=torch.float64, device=device)
-        train_feed.timings.clear()
-        batches = to_device(train_feed.epoch(epoch), device, train_feed.timings)
-        for i in range(steps_per_epoch):
-            asked = time.perf_counter()
+    for step in range(first, num_steps):
+        epoch, i = divmod(step, steps_per_epoch)
+        if i == 0 or step == first:
+            forward.train()
+            clock = _Clock(train_feed, i)
+            batches = to_device(train_feed.epoch(epoch, i), device, train_feed.timings)
+        with clock.waiting():
             batch = next(batches)
-            waited += time.perf_counter() - asked
-            step = epoch * steps_per_epoch + i
 
-            for group in optimizer.param_groups:
-                group["lr"] = config.optimizer.lr * lr_factor(config.schedule, step, num_steps)
-            if augment is not None:
-                generator = torch.Generator().manual_seed(config.seed * num_steps + step)
-                batch = augment(batch, config, generator, step / num_steps)
-            outputs = model(recipe.prepare(batch, train_feed.card))
-            loss, weight = recipe.loss(outputs, batch, config)  # (B,), (B,)
-            loss, weight = (loss * batch[WEIGHT]).sum(), (weight * batch[WEIGHT]).sum()
-            (loss / weight).backward()
+        torch.manual_seed(config.seed * num_steps + step)
+        set_lr(optimizers, config.optimizer.lr * lr_factor(config.schedule, step, num_steps))
+        if augment is not None:
+            generator = torch.Generator().manual_seed(config.seed * num_steps + step)
+            batch = augment(batch, config, generator, step / num_steps)
+        step_sums = torch.zeros_like(sums)
+        for number, part in enumerate(_micro_batches(batch, config.accumulate), 1):
+            with distributed.synchronising(forward, last=number == config.accumulate):
+                outputs = forward(recipe.prepare(part, train_feed.card))
+                loss, weight = recipe.loss(outputs, part, config)  # (B,), (B,)
+                loss, weight = (loss * part[WEIGHT]).sum(), (weight * part[WEIGHT]).sum()
+                loss.backward()
+            step_sums += torch.stack([loss.detach(), weight.detach()])
+        sums += distributed.all_reduce(step_sums, world)
+        distributed.scale_gradients(forward, step_sums[1], world)
+        for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        on_step(i + 1, steps_per_epoch)
 
-            rows += len(batch[WEIGHT])
-            loss_sum += loss.detach()
-            weight_sum += weight.detach()
-            on_step(i + 1, steps_per_epoch)
-        batches.close()
-        fed = train_feed.timings
-        times = EpochTimes(epoch + 1, rows, time.perf_counter() - started, waited, fed.num_bytes, dict(fed.seconds))
+        if i + 1 == steps_per_epoch or step + 1 == num_steps:
+            batches.close()
+            times = clock.stop(step, world)
+            metrics = {"epoch": epoch + 1, "step": step + 1, "train_loss": float(sums[0] / sums[1])}
+            sums.zero_()
+            if val_feed is not None:
+                val = evaluate(model, recipe, val_feed, config, world)
+                metrics |= {f"val_{name}": value for name, value in val.items()}
+            on_epoch(EpochResult(metrics, times))
+            state = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+            state = distributed.full(state, world)
+            if world.rank == 0:
+                checkpoint.save(run_folder, {"epoch": epoch + 1, "step": step + 1}, state)
 
-        metrics = {"epoch": epoch + 1, "train_loss": float(loss_sum / weight_sum)}
-        if val_feed is not None:
-            metrics |= {
-                f"val_{name}": value for name, value in evaluate(model, recipe, val_feed, config, device).items()
-            }
-        on_epoch(EpochResult(metrics, times))
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        checkpoint.save(run_folder, {"epoch": epoch + 1}, state)
+
+def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
+    """A rank's batch in `count` parts; where it has fewer rows, some parts are a row that counts for nothing."""
+    if count == 1:
+        yield batch
+        return
+    num_rows = len(batch[WEIGHT])
+    for number in range(count):
+        start, stop = num_rows * number // count, num_rows * (number + 1) // count
+        if start < stop:
+            yield {name: values[start:stop] for name, values in batch.items()}
+        else:
+            part = {name: values[:1] for name, values in batch.items()}
+            yield {**part, WEIGHT: torch.zeros_like(part[WEIGHT])}
+
+
+class _Clock:
+    """Takes the time of an epoch's steps, from its `first` batch on."""
+
+    def __init__(self, feed: Feed, first: int) -> None:
+        self._feed, self._first, self._waited = feed, first, 0.0
+        feed.timings.clear()
+        self._started = time.perf_counter()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        asked = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - asked
+
+    def stop(self, step: int, world: World) -> EpochTimes:
+        """The times of the epoch that the run's step `step` was the last of."""
+        seconds = time.perf_counter() - self._started
+        fed, plan = self._feed.timings, self._feed.plan(0)
+        epoch, last = divmod(step, plan.num_batches)
+        first_row, stop_row = (min(n * plan.global_batch_size, plan.num_rows) for n in (self._first, last + 1))
+        all_ranks = torch.tensor([self._waited, fed.num_bytes], dtype=torch.float64, device=world.device)
+        waited, num_bytes = distributed.all_reduce(all_ranks, world).tolist()
+        return EpochTimes(
+            epoch=epoch + 1,
+            step=step + 1,
+            rows=stop_row - first_row,
+            seconds=seconds,
+            wait_seconds=waited / world.size,
+            num_bytes=int(num_bytes),
+            stages=dict(fed.seconds),
+        )

@@ -21,10 +21,11 @@ from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
+from train.distributed import choose_device
 from train.feed import Feed
 from train.feed.device import to_device
 from train.finished import load
-from train.run import EVALUATION_BATCH, choose_device
+from train.run import EVALUATION_BATCH
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """A dataset version to a model: `penstock train`, `python -m train.run` and `torchrun -m train.run` run this.
 
+One process is one rank. All of them read; rank 0 alone writes the run folder and the terminal.
+
 A run folder holds config.json, card.json (of the dataset), metrics.jsonl (the same on every run of the same
 configuration), timings.jsonl, checkpoints/, and in the end model.safetensors and report.json. A run that was
 interrupted goes on from its newest checkpoint when it is started again.
@@ -26,8 +28,9 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import RunError
 from penstock.recipe import Recipe, find
-from train import checkpoint
-from train.config import TrainConfig
+from train import checkpoint, distributed
+from train.config import Options, TrainConfig
+from train.distributed import Parallel, World
 from train.evaluate import evaluate
 from train.feed import Feed
 from train.feed.feed import CACHE_BYTES
@@ -41,7 +44,7 @@ EVALUATION_BATCH = 1024
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run says of itself; `report` is what report.json holds."""
+    """What a finished run says of itself; `report` is what report.json holds, for rank 0."""
 
     folder: Path
     report: Mapping[str, Any]
@@ -53,10 +56,11 @@ def train(
     data_url: str,
     folder: Path,
     config: TrainConfig,
-    device: torch.device,
+    world: World,
     version: str | None,
     console: Console,
     reading: Mapping[str, Any] | None = None,
+    options: Options | None = None,
 ) -> Trained:
     """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
 
@@ -64,43 +68,67 @@ def train(
 
     Raises: RunError where the folder holds a run of another configuration, recipe or dataset version.
     """
-    data_url = store.absolute(data_url)
-    model_recipe = recipe.model()
-    card = cards.load(data_url, version)
-    store.check_writable(str(folder))
-    _same_run_or_new(folder, recipe, data_url, card, config)
-    if (folder / "report.json").exists():
-        return Trained(folder, json.loads((folder / "report.json").read_text()), reused=True)
+    data_url, options = store.absolute(data_url), options or Options()
+    with distributed.together(world):
+        done: dict[str, Any] | None = None
+        if world.rank == 0:
+            card = cards.load(data_url, version)
+            store.check_writable(str(folder))
+            _same_run_or_new(folder, recipe, data_url, card, config)
+            version = card.version
+            if (folder / "report.json").exists():
+                done = json.loads((folder / "report.json").read_text())
+    version, done = distributed.from_rank_0((version, done), world)
+    if done is not None:
+        return Trained(folder, done, reused=True)
 
-    torch.manual_seed(config.seed)
-    model = model_recipe.build_model(config, card).to(device)
-    train_feed = Feed(
-        data_url,
-        config.train_split,
-        version=card.version,
-        global_batch_size=config.global_batch_size,
-        lanes=config.lanes,
-        seed=config.seed,
-        **(reading or {}),
-    )
-    if not train_feed.num_rows:
-        raise RunError(
-            f"{store.shown(data_url)}: no rows to train on in version {card.version}; look at the recipe's split"
+    with distributed.together(world):
+        model_recipe, card = recipe.model(), cards.load(data_url, version)
+        torch.manual_seed(config.seed)
+        model = model_recipe.build_model(config, card).to(world.device)
+        train_feed = Feed(
+            data_url,
+            config.train_split,
+            version=version,
+            global_batch_size=config.global_batch_size,
+            lanes=config.lanes,
+            seed=config.seed,
+            rank=world.rank,
+            world_size=world.size,
+            **(reading or {}),
         )
-    evaluated: dict[str, Any] = {"global_batch_size": EVALUATION_BATCH, "shuffle": False, **(reading or {})}
-    held_out = {
-        name: Feed(data_url, name, version=card.version, **evaluated)
-        for name in ("val", "test")
-        if name in card.splits and name not in config.train_split.split("+")
-    }
-    if (saved := checkpoint.latest(folder)) is not None:
-        console.say(f"Going on after epoch {saved['position']['epoch']} of {config.epochs}")
-    _drop_results_after(folder, saved["position"]["epoch"] if saved else 0)
+        if not train_feed.num_rows:
+            raise RunError(
+                f"{store.shown(data_url)}: no rows to train on in version {version}; look at the recipe's split"
+            )
+        held_out = {
+            name: Feed(
+                data_url,
+                name,
+                version=version,
+                global_batch_size=EVALUATION_BATCH,
+                shuffle=False,
+                rank=world.rank,
+                world_size=world.size,
+                **(reading or {}),
+            )
+            for name in ("val", "test")
+            if name in card.splits and name not in config.train_split.split("+")
+        }
+    steps_per_epoch = len(train_feed)
+    num_steps = config.steps or config.epochs * steps_per_epoch
+    num_epochs = -(-num_steps // steps_per_epoch)
+    with distributed.together(world):
+        saved = None
+        if world.rank == 0:
+            if (saved := checkpoint.latest(folder)) is not None:
+                console.say(f"Going on after step {saved['position']['step']:,} of {num_steps:,}")
+            _drop_results_after(folder, saved["position"]["step"] if saved else 0)
 
     results = _lines(folder / "timings.jsonl")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress:
-        bar = progress.add_task(f"epoch {len(results) + 1}/{config.epochs}", total=len(train_feed))
+        bar = progress.add_task(f"epoch {len(results) + 1}/{num_epochs}", total=steps_per_epoch)
 
         def on_step(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
@@ -109,6 +137,7 @@ def train(
             times = result.times
             timing: dict[str, Any] = {
                 "epoch": times.epoch,
+                "step": times.step,
                 "rows": times.rows,
                 "seconds": times.seconds,
                 "rows_per_s": times.rows / times.seconds,
@@ -117,35 +146,45 @@ def train(
                 "stages": dict(times.stages),
             }
             results.append(timing)
+            if world.rank:
+                return
             _append(folder / "metrics.jsonl", result.metrics)
             _append(folder / "timings.jsonl", timing)
-            figures = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if name != "epoch")
+            figures = "  ".join(
+                f"{name} {value:.4f}" for name, value in result.metrics.items() if name not in ("epoch", "step")
+            )
             console.say(
-                f"  epoch {times.epoch:>2}/{config.epochs}  {figures}  "
+                f"  epoch {times.epoch:>2}/{num_epochs}  {figures}  "
                 f"{timing['rows_per_s']:>9,.0f} rows/s  {timing['bytes_per_s'] / 1e6:,.1f} MB/s  "
                 f"data stall {times.data_stall:.1%}"
             )
-            progress.reset(bar, description=f"epoch {times.epoch + 1}/{config.epochs}")
+            progress.reset(bar, description=f"epoch {times.epoch + 1}/{num_epochs}")
 
-        train_loop(model, model_recipe, config, train_feed, held_out.get("val"), device, folder, on_step, on_epoch)
+        val_feed = held_out.get("val")
+        train_loop(model, model_recipe, config, options, train_feed, val_feed, world, folder, saved, on_step, on_epoch)
 
-    test = evaluate(model, model_recipe, held_out["test"], config, device) if "test" in held_out else {}
-    seconds = sum(timing["seconds"] for timing in results)
+    test = evaluate(model, model_recipe, held_out["test"], config, world) if "test" in held_out else {}
+    weights = distributed.full(model.state_dict(), world)
+    if world.rank:
+        return Trained(folder, {}, reused=False)
+    seconds, rows = (sum(timing[name] for timing in results) for name in ("seconds", "rows"))
     report = {
         "recipe": recipe.name,
         "dataset_version": card.version,
         "test": test,
         "test_rows": held_out["test"].num_rows if "test" in held_out else 0,
-        "epochs": config.epochs,
-        "seconds_per_epoch": seconds / config.epochs,
-        "rows_per_s": sum(timing["rows"] for timing in results) / seconds,
+        "steps": num_steps,
+        "epochs": num_steps / steps_per_epoch,
+        "seconds_per_epoch": seconds / rows * train_feed.num_rows,
+        "rows_per_s": rows / seconds,
         "bytes_per_s": sum(timing["seconds"] * timing["bytes_per_s"] for timing in results) / seconds,
         "data_stall": sum(timing["seconds"] * timing["data_stall"] for timing in results) / seconds,
         "feed_seconds": {stage: sum(timing["stages"][stage] for timing in results) for stage in STAGES},
         "num_workers": train_feed.num_workers,
-        "device": str(device),
+        "world_size": world.size,
+        "device": str(world.device),
     }
-    store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
     store.replace(folder / "report.json", _json(report))
     return Trained(folder, report, reused=False)
 
@@ -200,10 +239,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _drop_results_after(folder: Path, epoch: int) -> None:
-    # A run that was killed between its figures and its checkpoint repeats that epoch.
+def _drop_results_after(folder: Path, step: int) -> None:
+    # A run that was killed between its figures and its checkpoint repeats those steps.
     for name in ("metrics.jsonl", "timings.jsonl"):
-        kept = [line for line in _lines(folder / name) if line["epoch"] <= epoch]
+        kept = [line for line in _lines(folder / name) if line["step"] <= step]
         store.replace(folder / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
 
 
@@ -225,17 +264,6 @@ def _json(value: Mapping[str, Any]) -> bytes:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises: RunError for a device that this machine does not have."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise RunError(
-            f"--device {name}: torch sees no GPU here; `penstock doctor` says more, --device cpu runs without"
-        )
-    return torch.device(name)
 
 
 def report(trained: Trained, console: Console) -> None:
@@ -272,9 +300,19 @@ def parser() -> argparse.ArgumentParser:
 def add_config_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", help="one of the recipe's models; default: its first choice")
     made.add_argument("--epochs", type=int, help="default: the recipe's")
+    made.add_argument("--steps", type=int, help="stop after this many steps, whatever the epochs")
     made.add_argument("--seed", type=int, help="default: the recipe's")
+    made.add_argument(
+        "--accumulate", type=int, metavar="N", help="cut a rank's batch into N parts; default: the recipe's"
+    )
     made.add_argument("--train-split", metavar="SPLIT", help="default: train; train+val for a last fit")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    made.add_argument(
+        "--parallel",
+        choices=get_args(Parallel),
+        default="ddp",
+        help="with several ranks: each has the whole model (ddp, default) or a part of it (fsdp)",
+    )
     add_reading_arguments(made)
 
 
@@ -294,26 +332,42 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("num_workers", "verify", "cache", "cache_bytes")}
 
 
+def options(arguments: argparse.Namespace) -> Options:
+    return Options(parallel=arguments.parallel)
+
+
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
     """The recipe's configuration, with what the command line says instead."""
     config: TrainConfig = recipe.model().config(arguments.model)
-    names = ("epochs", "seed", "train_split")
+    names = ("epochs", "steps", "accumulate", "seed", "train_split")
     said = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return replace(config, **said)
 
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     recipe = find(arguments.recipe)
-    config = configure(recipe, arguments)
-    device = choose_device(arguments.device)
     folder = Path(arguments.out).expanduser().absolute()
-    trained = train(recipe, arguments.data, folder, config, device, arguments.version, console, reading(arguments))
-    report(trained, console)
+    with distributed.joined(arguments.device) as world:
+        with distributed.together(world):
+            config = configure(recipe, arguments)
+        trained = train(
+            recipe,
+            arguments.data,
+            folder,
+            config,
+            world,
+            arguments.version,
+            console,
+            reading(arguments),
+            options(arguments),
+        )
+    if trained.report:
+        report(trained, console)
     return {"run": str(trained.folder), "reused": trained.reused, **trained.report}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.execute(parser().parse_args(argv), work)
+    return command.execute(parser().parse_args(argv), work, quiet=distributed.environment_rank() > 0)
 
 
 if __name__ == "__main__":

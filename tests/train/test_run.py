@@ -29,12 +29,13 @@ from penstock.recipe import find
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
 from train import checkpoint
 from train.config import TrainConfig
+from train.distributed import World
 from train.evaluate import evaluate
 from train.feed import Feed
 from train.predict import predict
 from train.run import train
 
-CPU = torch.device("cpu")
+CPU = World(torch.device("cpu"))
 SMALL = TrainConfig(model="linear", epochs=3, global_batch_size=16, lanes=4)
 
 RECIPE = '''

@@ -15,11 +15,12 @@ from typing import Any
 from penstock import command
 from penstock.console import Console
 from penstock.errors import DatasetError
+from train.distributed import choose_device
 from train.feed.blocks import WEIGHT
 from train.feed.device import to_device
 from train.feed.feed import Feed
 from train.feed.timing import STAGES
-from train.run import add_reading_arguments, choose_device, reading
+from train.run import add_reading_arguments, reading
 
 
 def measure(feed: Feed, epochs: int, device_name: str, console: Console) -> dict[str, Any]:
