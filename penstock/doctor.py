@@ -47,7 +47,15 @@ def checks() -> Iterator[Check]:
     yield _java()
     for name in ("torch", "petastorm", "pillow", "safetensors"):
         yield _package("train", name, "penstock[train]")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        yield _optional("train", name, "penstock[export]")
+    yield _optional("train", "mlflow-skinny", "penstock[mlflow]")
     yield from _devices()
+
+
+def _optional(side: str, name: str, extra: str) -> Check:
+    found = _package(side, name, extra)
+    return found if found.ok else Check(side, name, f"not installed; {found.mend} if you need it")
 
 
 def _package(side: str, name: str, extra: str) -> Check:

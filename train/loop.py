@@ -29,7 +29,9 @@ from train.optimizers import build as build_optimizers
 from train.optimizers import set_lr
 from train.schedule import lr_factor
 
-Progress = Callable[[int, int], None]  # steps done, steps of this epoch
+OnStep = Callable[
+    [int, float, torch.Tensor], None
+]  # steps done, learning rate, (2,) loss and weight of all ranks' rows
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def train(
     world: World,
     run_folder: Path,
     saved: Mapping[str, Any] | None,
-    on_step: Progress,
+    on_step: OnStep,
     on_epoch: Callable[[EpochResult], None],
 ) -> None:
     """Trains `model` in place from the checkpoint that rank 0 read, if there is one, to the last step."""
@@ -94,7 +96,8 @@ def train(
             batch = next(batches)
 
         torch.manual_seed(config.seed * num_steps + step)
-        set_lr(optimizers, config.optimizer.lr * lr_factor(config.schedule, step, num_steps))
+        lr = config.optimizer.lr * lr_factor(config.schedule, step, num_steps)
+        set_lr(optimizers, lr)
         if augment is not None:
             generator = torch.Generator().manual_seed(config.seed * num_steps + step)
             batch = augment(batch, config, generator, step / num_steps)
@@ -111,7 +114,7 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        on_step(i + 1, steps_per_epoch)
+        on_step(step + 1, lr, step_sums)
 
         if i + 1 == steps_per_epoch or step + 1 == num_steps:
             batches.close()

@@ -2,16 +2,16 @@
 
 One process is one rank. All of them read; rank 0 alone writes the run folder and the terminal.
 
-A run folder holds config.json, card.json (of the dataset), metrics.jsonl (the same on every run of the same
-configuration), timings.jsonl, checkpoints/, and in the end model.safetensors and report.json. A run that was
-interrupted goes on from its newest checkpoint when it is started again.
+A run folder holds config.json, card.json (of the dataset), starts.jsonl (when, where and by which versions it was
+started), metrics.jsonl (the same on every run of the same configuration), timings.jsonl, tensorboard/, checkpoints/,
+and in the end model.safetensors and report.json. A run that was interrupted goes on from its newest checkpoint when
+it is started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +22,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import save
 
-from penstock import __version__, command, store
 from penstock import card as cards
+from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import RunError
@@ -38,6 +38,8 @@ from train.feed.row_groups import Verify
 from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
 from train.loop import train as train_loop
+from train.observe import environment, json_lines, mlflow
+from train.observe.tensorboard import Charts
 
 EVALUATION_BATCH = 1024
 
@@ -125,13 +127,21 @@ def train(
                 console.say(f"Going on after step {saved['position']['step']:,} of {num_steps:,}")
             _drop_results_after(folder, saved["position"]["step"] if saved else 0)
 
-    results = _lines(folder / "timings.jsonl")
+            started = environment.describe(recipe.folder, world.device, world.size)
+            console.say(environment.summary(started, card))
+            json_lines.append(folder / "starts.jsonl", {"step": saved["position"]["step"] if saved else 0, **started})
+            charts = Charts(folder, saved["position"]["step"] if saved else 0, num_steps)
+            tracking = mlflow.start(folder)
+
+    results = json_lines.read(folder / "timings.jsonl")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress:
         bar = progress.add_task(f"epoch {len(results) + 1}/{num_epochs}", total=steps_per_epoch)
 
-        def on_step(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
+        def on_step(step: int, lr: float, sums: torch.Tensor) -> None:
+            if world.rank == 0:
+                progress.update(bar, completed=(step - 1) % steps_per_epoch + 1)
+                charts.step(step, lr, sums)
 
         def on_epoch(result: EpochResult) -> None:
             times = result.times
@@ -148,8 +158,9 @@ def train(
             results.append(timing)
             if world.rank:
                 return
-            _append(folder / "metrics.jsonl", result.metrics)
-            _append(folder / "timings.jsonl", timing)
+            json_lines.append(folder / "metrics.jsonl", result.metrics)
+            json_lines.append(folder / "timings.jsonl", timing)
+            charts.epoch(times.step, result.metrics, timing)
             figures = "  ".join(
                 f"{name} {value:.4f}" for name, value in result.metrics.items() if name not in ("epoch", "step")
             )
@@ -186,6 +197,8 @@ def train(
     }
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
     store.replace(folder / "report.json", _json(report))
+    charts.close()
+    mlflow.finish(tracking, folder, console)
     return Trained(folder, report, reused=False)
 
 
@@ -205,8 +218,7 @@ def _same_run_or_new(folder: Path, recipe: Recipe, data_url: str, card: Card, co
         if differs := differences(folder, recipe, data_url, card, config):
             raise RunError(f"{folder}: holds another run ({'; '.join(differs)}); choose another --out")
         return
-    versions = {"penstock": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    described = {**_described(recipe, data_url, card, config), "versions": versions, "host": platform.node()}
+    described = _described(recipe, data_url, card, config)
     store.replace(folder / "card.json", cards.to_json(card).encode())
     store.replace(folder / "config.json", _json(described))
 
@@ -242,19 +254,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _drop_results_after(folder: Path, step: int) -> None:
     # A run that was killed between its figures and its checkpoint repeats those steps.
     for name in ("metrics.jsonl", "timings.jsonl"):
-        kept = [line for line in _lines(folder / name) if line["step"] <= step]
+        kept = [line for line in json_lines.read(folder / name) if line["step"] <= step]
         store.replace(folder / name, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines; a last one that was cut is left out."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _append(path: Path, value: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(value) + "\n")
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

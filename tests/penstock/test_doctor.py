@@ -48,6 +48,15 @@ def test_a_machine_of_one_side_is_ready_for_that_side(without: object, capsys: p
     assert "ETL side: not ready, see above" in output.err
 
 
+def test_what_is_not_needed_may_be_missing(without: object, capsys: pytest.CaptureFixture[str]) -> None:
+    without("onnx", "mlflow-skinny")  # type: ignore[operator]
+    assert cli.main(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["ready"] == {"etl": True, "train": True}
+    found = {check["name"]: check["found"] for check in told["checks"]}
+    assert found["onnx"] == "not installed; pip install 'penstock[export]' if you need it"
+
+
 def test_a_machine_without_either_side_is_an_error(without: object, capsys: pytest.CaptureFixture[str]) -> None:
     without("pyspark", "torch")  # type: ignore[operator]
     assert cli.main(["doctor"]) == 1

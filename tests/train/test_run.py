@@ -88,6 +88,8 @@ def test_a_run_folder_explains_itself(recipe: Path, dataset: Path, tmp_path: Pat
     expected = {
         "config.json",
         "card.json",
+        "starts.jsonl",
+        "tensorboard",
         "metrics.jsonl",
         "timings.jsonl",
         "checkpoints",

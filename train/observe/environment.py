@@ -8,13 +8,14 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from penstock import __version__
-from penstock.card import now
+from penstock.card import Card, now
 
 PACKAGES = ("torch", "numpy", "pyarrow", "petastorm")
 
@@ -36,6 +37,18 @@ def describe(recipe_folder: Path, device: torch.device, world_size: int) -> dict
             "cuda": torch.version.cuda if device.type == "cuda" else None,
         },
     }
+
+
+def summary(described: Mapping[str, Any], card: Card) -> str:
+    """What a person wants to know of it, on a line or two."""
+    ranks = described["world_size"]
+    versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
+    digests = ", ".join(f"{name} {split.digest}" for name, split in card.splits.items() if split.digest)
+    recipe = f", recipe at commit {described['commit']}" if described["commit"] else ""
+    return (
+        f"On {described['host']}: {described['device']}, {ranks} rank{'s' if ranks > 1 else ''}{recipe}\n"
+        f"Dataset version {card.version}{f' ({digests})' if digests else ''}\n{versions}"
+    )
 
 
 def device_name(device: torch.device) -> str:

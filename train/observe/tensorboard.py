@@ -1,93 +1,61 @@
-"""Scalars as a TensorBoard event file, written here: it is three small messages, and no package is needed for them.
+"""What TensorBoard shows of a run: losses and learning rates of single steps, and the figures of its epochs.
 
-A file is a sequence of records, each a protocol buffer `Event` between two checksums; one that a kill cut short is
-ignored by readers. Each start of a run writes a file of its own, whose first step tells TensorBoard to forget what an
-earlier file has from there on.
-
-Source: tensorflow/core/lib/io/record_writer.h (records), tensorflow/core/util/event.proto and
-tensorflow/core/framework/summary.proto (messages), RFC 3720 appendix B.4 (CRC-32C).
+step/loss step/lr                       of at most NUM_SHOWN steps; those that a kill was faster than are missing
+train/… val/… speed/rows_per_s speed/data_stall     of each epoch, at its last step
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import struct
-import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
-START = 1  # SessionLog.SessionStatus
+import torch
+from torch import Tensor
 
+from train.observe.events import open_events, write_scalars
 
-def _crc_table() -> list[int]:
-    table = []
-    for crc in range(256):
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        table.append(crc)
-    return table
+NUM_SHOWN = 1000  # as many as a chart has points
 
 
-CRC_TABLE = _crc_table()
+class Charts:
+    """The event file of one start of a run, which goes from `first_step` to `num_steps`."""
+
+    def __init__(self, run_folder: Path, first_step: int, num_steps: int) -> None:
+        self._file = open_events(run_folder / "tensorboard", first_step)
+        self._every = -(-num_steps // NUM_SHOWN)
+        self._coming: deque[tuple[int, float, Tensor, torch.cuda.Event | None]] = deque()
+
+    def step(self, step: int, lr: float, sums: Tensor) -> None:
+        """After `step` steps; `sums`: (2,) loss and weight of the last one's rows, on the device, which goes on."""
+        if step % self._every:
+            return
+        copied = None
+        if sums.is_cuda:
+            sums = torch.empty(2, dtype=sums.dtype, pin_memory=True).copy_(sums, non_blocking=True)
+            copied = torch.cuda.current_stream().record_event()
+        self._coming.append((step, lr, sums, copied))
+        while self._coming and _has_come(self._coming[0][-1]):
+            self._write_next()
+
+    def epoch(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """`metrics` as in metrics.jsonl, `timing` as in timings.jsonl."""
+        shown = {name.replace("_", "/", 1): value for name, value in metrics.items() if name not in ("epoch", "step")}
+        shown |= {f"speed/{name}": timing[name] for name in ("rows_per_s", "data_stall")}
+        write_scalars(self._file, step, shown)
+
+    def close(self) -> None:
+        while self._coming:
+            if (event := self._coming[0][-1]) is not None:
+                event.synchronize()
+            self._write_next()
+        self._file.close()
+
+    def _write_next(self) -> None:
+        step, lr, sums, _ = self._coming.popleft()
+        loss, weight = sums.tolist()
+        write_scalars(self._file, step, {"step/loss": loss / max(weight, 1e-12), "step/lr": lr})
 
 
-def open_events(folder: Path, first_step: int) -> BinaryIO:
-    """A new event file in the folder, for steps from `first_step` on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    now = time.time()
-    name = f"events.out.tfevents.{now:.6f}.{platform.node()}.{os.getpid()}"
-    file = (folder / name).open("xb")
-    _write(file, _event(now, 0, _bytes(3, b"brain.Event:2")))
-    _write(file, _event(now, first_step, _bytes(7, _varint(1, START))))
-    return file
-
-
-def write_scalars(file: BinaryIO, step: int, values: Mapping[str, float]) -> None:
-    """One value for each tag, at a step; TensorBoard groups tags by what is before their `/`."""
-    summary = b"".join(
-        _bytes(1, _bytes(1, tag.encode()) + _key(2, FIXED32) + struct.pack("<f", value))
-        for tag, value in values.items()
-    )
-    _write(file, _event(time.time(), step, _bytes(5, summary)))
-
-
-def _event(wall_time: float, step: int, what: bytes) -> bytes:
-    return _key(1, FIXED64) + struct.pack("<d", wall_time) + _varint(2, step) + what
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    length = struct.pack("<Q", len(data))
-    file.write(length + _checksum(length) + data + _checksum(data))
-    file.flush()  # a reader sees it now, and a kill loses none of it
-
-
-def _checksum(data: bytes) -> bytes:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _number(value: int) -> bytes:
-    """A whole number of 0 or more as a varint: 7 bits a byte, the lowest first."""
-    parts = []
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*parts, value])
-
-
-def _key(field: int, wire_type: int) -> bytes:
-    return _number(field << 3 | wire_type)
-
-
-def _varint(field: int, value: int) -> bytes:
-    return _key(field, VARINT) + _number(value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _key(field, LENGTH) + _number(len(value)) + value
+def _has_come(copied: torch.cuda.Event | None) -> bool:
+    return copied is None or bool(copied.query())  # type: ignore[no-untyped-call]

@@ -1,50 +1,44 @@
-"""Event files, read back by TensorBoard itself."""
+"""A run's folder as people and TensorBoard read it."""
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.compat.proto.event_pb2 import Event
 
-from train.observe.tensorboard import _event, _number, open_events, write_scalars
-
-
-def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
-    read = EventAccumulator(str(folder))
-    read.Reload()
-    return [(event.step, event.value) for event in read.Scalars(tag)]
+from penstock import cli
+from tests.train.observe.conftest import arguments
 
 
-def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
-    with open_events(tmp_path, 0) as file:
-        for step in (1, 130, 2**40):
-            write_scalars(file, step, {"train/loss": 1 / step, "val/Genauigkeit_ä": -0.5})
-        write_scalars(file, 2**41, {"train/loss": math.inf})
-    assert scalars(tmp_path, "val/Genauigkeit_ä") == [(1, -0.5), (130, -0.5), (2**40, -0.5)]
-    loss = scalars(tmp_path, "train/loss")
-    assert [step for step, _ in loss] == [1, 130, 2**40, 2**41]
-    assert math.isclose(loss[1][1], 1 / 130, rel_tol=1e-6)
-    assert loss[3][1] == math.inf
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    assert cli.main(arguments(folder, "run")) == 0
+    return folder / "run"
 
 
-def test_a_run_that_goes_on_replaces_what_came_after(tmp_path: Path) -> None:
-    """Killed after step 3 with its last record cut; the checkpoint was of step 1."""
-    with open_events(tmp_path, 0) as file:
-        for step in (1, 2, 3):
-            write_scalars(file, step, {"loss": 10.0 + step})
-    first = next(tmp_path.iterdir())
-    first.write_bytes(first.read_bytes()[:-5])
-    with open_events(tmp_path, 2) as file:
-        for step in (2, 3):
-            write_scalars(file, step, {"loss": 20.0 + step})
-    assert scalars(tmp_path, "loss") == [(1, 11.0), (2, 22.0), (3, 23.0)]
+def test_tensorboard_shows_each_step_and_each_epoch(run: Path) -> None:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    shown = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        assert shown[name.replace("_", "/")] == [(line["step"], pytest.approx(line[name])) for line in metrics]
+    assert [step for step, _ in shown["step/loss"]] == list(range(1, 11))
+    losses = [value for _, value in shown["step/loss"]]
+    rows = [16, 16, 16, 16, 3]  # the epoch's mean is over rows, of which the last batch has three
+    mean = sum(n * loss for n, loss in zip(rows, losses[:5], strict=True)) / 67
+    assert mean == pytest.approx(metrics[0]["train_loss"], rel=1e-5)
+    assert max(value for _, value in shown["step/lr"]) == pytest.approx(1e-3)
+    assert set(shown) > {"speed/rows_per_s", "speed/data_stall"}
 
 
-@given(st.integers(0, 2**63 - 1))
-def test_numbers_are_as_protocol_buffers_have_them(step: int) -> None:
-    assert Event.FromString(_event(1.5, step, b"")) == Event(wall_time=1.5, step=step)
-    assert len(_number(step)) == max(1, -(-step.bit_length() // 7))
+def test_a_run_says_what_it_runs_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments(folder, "told")) == 0
+    (started,) = [json.loads(line) for line in (folder / "told" / "starts.jsonl").read_text().splitlines()]
+    assert started["step"] == 0
+    card = json.loads((folder / "told" / "card.json").read_text())
+    told = capsys.readouterr().out
+    for what in (started["device"], started["versions"]["torch"], "version v1", card["splits"]["train"]["digest"]):
+        assert what in told
