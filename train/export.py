@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from penstock import card as cards
 from penstock import command, store
+from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import PenstockError, RunError
 from penstock.schema import Schema
@@ -173,14 +174,14 @@ def _compare(
     data_url: str | None,
     version: str | None,
 ) -> dict[str, Any]:
-    """Runs both on the first rows of the test split, or of another where there is none.
+    """Runs both on rows of the test split, and of others where it has too few.
 
     Raises: RunError where their outputs differ by more than TOLERANCE.
     """
     url = data_url or finished.described["dataset"]
     try:
         card = cards.load(url, version or (None if data_url else finished.card.version))
-        split = next((name for name in ("test", "val") if name in card.splits), next(iter(card.splits)))
+        split = _first_splits(card, CHECKED_ROWS)
         columns = [name for name in names if name in card.schema.names]
         feed = Feed(url, split, version=card.version, global_batch_size=CHECKED_BATCH, shuffle=False, columns=columns)
         batches = [{n: batch[n] for n in names} for batch in islice(feed.epoch(), CHECKED_ROWS // CHECKED_BATCH)]
@@ -200,6 +201,15 @@ def _compare(
                 )
     rows = sum(len(value) for batch in batches for value in list(batch.values())[:1])
     return {"rows_compared": rows, "split": split, "largest_difference": largest}
+
+
+def _first_splits(card: Card, num_rows: int) -> str:
+    """As many splits as have so many rows, test first, joined by `+`."""
+    names = sorted(card.splits, key=lambda name: (name != "test", name != "val"))
+    count = next(
+        (i for i in range(1, len(names)) if sum(card.splits[n].rows for n in names[:i]) >= num_rows), len(names)
+    )
+    return "+".join(names[:count])
 
 
 def _line(error: Exception) -> str:

@@ -168,10 +168,11 @@ def texts(folder: Path) -> Path:
     return write_dataset(folder / "texts", TEXTS, {"train": [[rows[0]]], "val": [[rows[1]]]})
 
 
-def test_lists_of_any_length_are_exported(tmp_path: Path, texts: Path) -> None:
+def test_lists_of_any_length_are_exported(tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path, TEXT_RECIPE, texts)
     assert command("export", run, "--to", "onnx") == 0
     inputs = onnxruntime.InferenceSession(run / "model.onnx").get_inputs()
+    assert "Same outputs as the model on 104 rows of val+train" in capsys.readouterr().out  # all there are
     assert {found.name: found.shape for found in inputs} == {
         "tokens": ["batch", "tokens_length"],
         "_tokens_length": ["batch"],

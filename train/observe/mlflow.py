@@ -217,7 +217,9 @@ def end(folder: Path, client: MlflowClient, run_id: str) -> None:
 
     report = folder / "report.json"
     if not report.exists():
-        client.set_terminated(run_id, "KILLED")  # until it goes on
+        status = folder / "status.json"
+        failed = status.exists() and json.loads(status.read_text())["state"] == "failed"
+        client.set_terminated(run_id, "FAILED" if failed else "KILLED")  # until it goes on
         return
     told, now = json.loads(report.read_text()), int(report.stat().st_mtime * 1000)  # sent twice it is one figure
     test = [Metric(f"test_{name}", value, now, _sent(folder)["step"]) for name, value in told["test"].items()]
