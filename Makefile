@@ -6,7 +6,7 @@ DEMO := demo
 # The machine's own certificates: companies have theirs.
 UV := $(BIN)/uv --system-certs pip
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint types bench lock clean
+.PHONY: help demo test test-cluster soak lint types bench lock clean cluster-up cluster-down
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -21,13 +21,22 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 	    '  docs/adding_a_recipe.md: your own data'
 
 test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not soak" tests
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not soak and not cluster" tests
+
+test-cluster: $(VENV)/.dev  ## the tests on real HDFS daemons, which they start and stop
+	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster
 
 soak: $(VENV)/.dev  ## the tests that kill and corrupt at their full count
 	@$(BIN)/python -m pytest -m soak tests
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+cluster-up: $(VENV)/.dev  ## real HDFS, YARN and Spark daemons on this machine, on 127.0.0.1
+	@$(BIN)/python -m cluster up
+
+cluster-down: $(VENV)/.dev  ## stop exactly these; their data stays in .cluster
+	@$(BIN)/python -m cluster down
 
 bench: $(VENV)/.dev  ## the figures of README (RAW=<folder of MNIST's idx files>)
 	@$(BIN)/python -m bench.convert --raw "$(RAW)" && $(BIN)/python -m bench.mnist --raw "$(RAW)" --seeds 5

@@ -27,6 +27,9 @@ from penstock.errors import DatasetError, RawDataError, StorageError
 
 LEADS_OUT = r"^$|^/|(^|/)\.\.(/|$)|://|\\"  # of a relative path that must not leave its folder
 CHUNK_BYTES = 4 << 20
+# hdfs-native waits for a NameNode that does not answer for three minutes, silently; the feed has a patience of its own,
+# and tells what it waits for.
+HDFS_PATIENCE = {"dfs.client.failover.max.attempts": "5", "dfs.client.failover.sleep.max.millis": "2000"}
 
 # Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
 # Source: HadoopFSUtils.shouldFilterOutPathName and PartitioningAwareFileIndex.isDataPath of Spark 4.3.
@@ -77,7 +80,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _hdfs(host: str, pid: int) -> fsspec.AbstractFileSystem:
     """Kept here and not by fsspec, which drops its filesystems in a forked process: hdfs-native would wait there for
     ever, for threads that only the first process has."""
-    return url_to_fs(f"hdfs://{host}", skip_instance_cache=True)[0]
+    return url_to_fs(f"hdfs://{host}", skip_instance_cache=True, **HDFS_PATIENCE)[0]
 
 
 def join(url: str, *names: str) -> str:
@@ -171,7 +174,8 @@ def write(url: str, content: memoryview) -> None:
     with _writing(url):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
         with fs.open(path, "wb") as file:
-            file.write(content)
+            # hdfs-native takes a view number by number, and those of Arrow are of signed ones, which it refuses.
+            file.write(content if isinstance(fs, LocalFileSystem) else bytes(content))
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -1,0 +1,145 @@
+"""The feed on a real HDFS, without a JVM in its process: the same batches, while daemons stop, die and lose blocks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster import daemons
+from cluster.__main__ import Cluster, up
+from penstock.console import Console
+from penstock.errors import DatasetError, PenstockError, StorageError
+from penstock.verify import verify
+from tests.cluster.conftest import put
+from tests.train.conftest import SCHEMA, numbered_files, write_dataset
+from train.feed import Feed, fetch
+
+ROWS, GROUP = 240_000, 2_500
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    files = numbered_files([[GROUP] * 12] * (ROWS // GROUP // 12))
+    return write_dataset(tmp_path_factory.mktemp("data") / "dataset", SCHEMA, {"train": files})
+
+
+@pytest.fixture(scope="session")
+def far(hdfs: Cluster, local: Path) -> str:
+    return put(local, f"{hdfs.hdfs_url}/user/tester/dataset")
+
+
+def opened(url: str | Path, **options: Any) -> Feed:
+    return Feed(str(url), global_batch_size=64, lanes=8, columns=SCHEMA.names, **options)
+
+
+def ids(feed: Feed, epoch: int = 0) -> list[list[int]]:
+    return [batch["id"].tolist() for batch in feed.epoch(epoch)]
+
+
+def test_batches_are_those_of_local_files(far: str, local: Path) -> None:
+    for mine, there in zip(opened(far).epoch(3), opened(local).epoch(3), strict=True):
+        assert all(torch.equal(mine[name], there[name]) for name in there)
+
+
+def test_ranks_share_an_epoch(far: str, local: Path) -> None:
+    batches = [batch for rank in range(2) for batch in ids(opened(far, rank=rank, world_size=2))]
+    assert sorted(chain.from_iterable(batches)) == list(range(ROWS))
+
+
+def test_a_cache_makes_the_second_epoch_local(hdfs: Cluster, far: str, local: Path, tmp_path: Path) -> None:
+    feed = opened(far, cache=tmp_path / "cache")
+    assert ids(feed) == ids(opened(local))
+    with stopped(hdfs, "datanode-0", "datanode-1"):
+        assert ids(feed, 1) == ids(opened(local), 1)
+
+
+def test_verify_reads_every_byte_of_it(far: str) -> None:
+    card, faults = verify(far, Console())
+    assert card.splits["train"].rows == ROWS
+    assert not faults
+
+
+def test_a_namenode_and_datanodes_that_stop_are_waited_for(hdfs: Cluster, far: str, local: Path) -> None:
+    feed = opened(far, fetch_threads=2)
+    batches = feed.epoch()
+    found = [next(batches)["id"].tolist()]
+    with stopped(hdfs, "namenode", "datanode-0", "datanode-1"):
+        going_on = threading.Timer(4.0, resume, [hdfs, "namenode", "datanode-0", "datanode-1"])
+        going_on.start()
+        found += [batch["id"].tolist() for batch in batches]
+    assert found == ids(opened(local))
+
+
+def test_a_datanode_that_dies_is_replaced_by_the_other(hdfs: Cluster, far: str, local: Path) -> None:
+    feed = opened(far, fetch_threads=2)
+    batches = feed.epoch()
+    found = [next(batches)["id"].tolist()]
+    with killed(hdfs, "datanode-0"):
+        found += [batch["id"].tolist() for batch in batches]
+    assert found == ids(opened(local))
+
+
+def test_a_corrupt_block_is_read_from_its_replica(hdfs: Cluster, local: Path) -> None:
+    url = put(local, f"{hdfs.hdfs_url}/user/tester/corrupt")
+    blocks = list((hdfs.folder / "data" / "datanode-1").rglob("blk_*[0-9]"))
+    assert blocks
+    for block in blocks:
+        content = bytearray(block.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        block.write_bytes(content)
+    assert ids(opened(url, verify="always")) == ids(opened(local))
+
+
+def test_an_hdfs_that_is_gone_ends_in_a_sentence(hdfs: Cluster, far: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "TIMEOUT_S", 3.0)
+    feed = opened(far, fetch_threads=2)
+    batches = feed.epoch()
+    next(batches)
+    with killed(hdfs, "namenode", "datanode-0", "datanode-1"):
+        with pytest.raises(StorageError, match=r"cannot be read, tried \d times"):
+            list(batches)
+        with pytest.raises(PenstockError):
+            opened(far)
+
+
+def test_a_dataset_that_is_not_there_is_said(hdfs: Cluster) -> None:
+    with pytest.raises(DatasetError, match="no dataset here"):
+        opened(f"{hdfs.hdfs_url}/user/tester/nothing")
+
+
+def resume(cluster: Cluster, *names: str) -> None:
+    for name in names:
+        os.kill(cluster.processes[name].pid, signal.SIGCONT)
+
+
+@contextmanager
+def stopped(cluster: Cluster, *names: str) -> Iterator[None]:
+    for name in names:
+        os.kill(cluster.processes[name].pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        resume(cluster, *names)
+
+
+@contextmanager
+def killed(cluster: Cluster, *names: str) -> Iterator[None]:
+    """SIGKILL; afterwards the daemons are started again."""
+    processes = [cluster.processes[name] for name in names]
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+    daemons.stop(processes)
+    try:
+        yield
+    finally:
+        again = up(cluster.folder, ["hdfs"], Console())
+        cluster.processes.update(again.processes)  # type: ignore[attr-defined]
