@@ -191,6 +191,17 @@ class Feed:
                 fetched.rest()
                 self._fetched[epoch + 1, 0] = fetched
 
+    def keys(self, epoch: int, batch: int) -> list[Any]:
+        """The keys of all ranks' rows of a global batch; [] where the rows have none."""
+        key = self.card.schema.key
+        if key is None:
+            return []
+        feed = Feed(self.url, self.split, **self._planned, columns=[key], version=self.card.version, num_workers=1)
+        batches = feed.epoch(epoch, batch)
+        keys = next(batches)[key]
+        batches.close()
+        return keys if isinstance(keys, list) else list(keys.tolist())
+
     def _reader(self, epoch: int, fetched: Ahead | None = None) -> BlockReader:
         return BlockReader(
             self.plan(epoch),

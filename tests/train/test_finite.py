@@ -1,0 +1,44 @@
+"""A loss that is not finite is noticed at its step, at the latest when it would be saved, and its rows are kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import RunError
+from train import finite
+from train.feed import Feed
+
+
+@given(st.integers(1, 230), st.integers(0, 229), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_the_first_bad_step_is_named_within_the_steps_between_two_looks(steps: int, bad: int, value: float) -> None:
+    losses = finite.Losses()
+    for step in range(steps):
+        loss = value if step == bad else math.nan if step > bad else 1.0
+        if (found := losses.add(step, torch.tensor(loss))) is not None:
+            assert found == bad
+            assert step - bad < finite.EVERY
+            return
+    assert losses.first_bad() == (bad if bad < steps else None)
+    assert losses.first_bad() is None  # each is looked at once
+
+
+def test_the_keys_of_a_step_are_those_of_all_ranks_rows(dataset: Path, tmp_path: Path) -> None:
+    feeds = [Feed(str(dataset), global_batch_size=16, lanes=4, rank=rank, world_size=2) for rank in range(2)]
+    ids = [
+        [feed.card.schema.key and round(float(x[0])) for batch in feed.epoch(1, 2) for x in batch["x"]][:8]
+        for feed in feeds
+    ]
+    step = len(feeds[0]) + 2
+    with pytest.raises(RunError, match=rf"the loss was not finite at step {step + 1}; the keys of its rows"):
+        finite.stop(step, feeds[1], tmp_path)
+    told = json.loads((tmp_path / "nonfinite.json").read_text())["steps"]
+    assert [(line["step"], line["epoch"]) for line in told] == [(step, 2), (step + 1, 2)]
+    assert sorted(told[1]["keys"]) == sorted(ids[0] + ids[1])
+    assert not set(told[0]["keys"]) & set(told[1]["keys"])

@@ -1,0 +1,79 @@
+"""Notices a loss that is not finite, without making the host wait for the device, and keeps the keys of its rows.
+
+The loss of a step is that of all ranks' rows: all ranks notice at the same step. On a GPU losses travel to the host
+while the next steps run, and are looked at when these are done. Which rows a step had follows from the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from penstock import store
+from penstock.errors import RunError
+from train.feed import Feed
+
+EVERY = 50  # steps between two looks
+FILE = "nonfinite.json"
+
+
+class Losses:
+    """The losses of the steps that were not looked at yet."""
+
+    def __init__(self) -> None:
+        self._steps: list[int] = []
+        self._losses: list[Tensor] = []  # scalars, on the device
+        self._sent: tuple[list[int], Tensor, torch.cuda.Event | None] | None = None
+
+    def add(self, step: int, loss: Tensor) -> int | None:
+        """The first step whose loss was not finite, if one is known by now: once in EVERY steps there is a look."""
+        self._steps.append(step)
+        self._losses.append(loss)
+        if len(self._steps) < EVERY:
+            return None
+        found = self._arrived()
+        self._send()
+        return found if loss.is_cuda or found is not None else self._arrived()
+
+    def first_bad(self) -> int | None:
+        """The first step so far whose loss was not finite. Waits for the device."""
+        found = self._arrived()
+        self._send()
+        return self._arrived() if found is None else found
+
+    def _send(self) -> None:
+        if self._losses:
+            losses = torch.stack(self._losses)
+            here = torch.empty(losses.shape, dtype=losses.dtype, pin_memory=losses.is_cuda)
+            here.copy_(losses, non_blocking=True)
+            self._sent = self._steps, here, torch.cuda.current_stream().record_event() if losses.is_cuda else None
+            self._steps, self._losses = [], []
+
+    def _arrived(self) -> int | None:
+        if self._sent is None:
+            return None
+        steps, losses, copied = self._sent
+        self._sent = None
+        if copied is not None:
+            copied.synchronize()
+        return next((step for step, ok in zip(steps, losses.isfinite().tolist(), strict=True) if not ok), None)
+
+
+def stop(step: int, feed: Feed, run_folder: Path) -> None:
+    """Keeps the keys of the rows of a step (from 0), and of the one before, whose gradient may be the cause.
+
+    Raises: RunError, always.
+    """
+    steps = []
+    for number in range(max(step - 1, 0), step + 1):
+        epoch, batch = divmod(number, len(feed))
+        steps.append({"step": number + 1, "epoch": epoch + 1, "keys": feed.keys(epoch, batch)})
+    store.replace(run_folder / FILE, json.dumps({"steps": steps}, indent=1).encode() + b"\n")
+    rows = "the keys of its rows and of those of the step before" if steps[-1]["keys"] else "its place in the run"
+    raise RunError(
+        f"{run_folder}: the loss was not finite at step {step + 1:,}; {rows} are in {FILE}: look at these rows, lower "
+        f"optimizer.lr, or set clip_grad_norm. The newest checkpoint is from before"
+    )
