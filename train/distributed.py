@@ -7,7 +7,7 @@ anything: every function gives back what it got.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
@@ -201,6 +201,13 @@ def load_model(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads full tensors, of which a sharded model takes each rank's part."""
     own = model.state_dict()
     model.load_state_dict({name: _part(value, own[name]) if name in own else value for name, value in state.items()})
+
+
+@torch.no_grad()
+def load_each(tensors: Sequence[Tensor], state: Sequence[Tensor]) -> None:
+    """Loads full tensors into those that are here, of which each rank may have a part."""
+    for tensor, value in zip(tensors, state, strict=True):
+        tensor.copy_(_part(value, tensor))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -35,13 +35,15 @@ def update(averages: list[Tensor], model: nn.Module, decay: float) -> None:
 
 
 @contextmanager
-def averaged(model: nn.Module, averages: list[Tensor]) -> Iterator[None]:
-    """Inside, the model has the averages for its weights; buffers, as batch norm's statistics, stay the model's own."""
-    _swap(averages, model)
+def averaged(model: nn.Module, averages: list[Tensor] | None) -> Iterator[None]:
+    """Inside, the model has the averages, if there are any, for its weights; its buffers stay its own."""
+    if averages is not None:
+        _swap(averages, model)
     try:
         yield
     finally:
-        _swap(averages, model)
+        if averages is not None:
+            _swap(averages, model)
 
 
 @torch.no_grad()
@@ -50,3 +52,10 @@ def _swap(averages: list[Tensor], model: nn.Module) -> None:
         kept = average.clone()
         average.copy_(parameter)
         parameter.copy_(kept)
+
+
+@torch.no_grad()
+def assign(model: nn.Module, averages: list[Tensor]) -> None:
+    """The averages become the model's weights."""
+    for average, parameter in zip(averages, model.parameters(), strict=True):
+        parameter.copy_(average)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Losses:
 
     def __init__(self) -> None:
         self._steps: list[int] = []
-        self._losses: list[Tensor] = []  # scalars, on the device
+        self._losses: list[Tensor] = []  # each (2,), the loss of all rows and their weight, on the device
         self._sent: tuple[list[int], Tensor, torch.cuda.Event | None] | None = None
 
     def add(self, step: int, loss: Tensor) -> int | None:
@@ -59,10 +60,12 @@ class Losses:
         self._sent = None
         if copied is not None:
             copied.synchronize()
-        return next((step for step, ok in zip(steps, losses.isfinite().tolist(), strict=True) if not ok), None)
+        return next(
+            (step for step, ok in zip(steps, losses.isfinite().all(dim=1).tolist(), strict=True) if not ok), None
+        )
 
 
-def stop(step: int, feed: Feed, run_folder: Path) -> None:
+def stop(step: int, feed: Feed, run_folder: Path) -> NoReturn:
     """Keeps the keys of the rows of a step (from 0), and of the one before, whose gradient may be the cause.
 
     Raises: RunError, always.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from train import checkpoint, distributed
+from train import checkpoint, distributed, ema, finite
 from train.config import Options, TrainConfig
 from train.distributed import World
 from train.evaluate import evaluate
@@ -71,16 +71,25 @@ def train(
     on_step: OnStep,
     on_epoch: Callable[[EpochResult], None],
 ) -> None:
-    """Trains `model` in place from the checkpoint that rank 0 read, if there is one, to the last step."""
+    """Trains `model` in place from the checkpoint that rank 0 read, if there is one, to the last step.
+
+    It ends with the averages of its weights where the configuration asks for them.
+
+    Raises: RunError where the loss is not finite.
+    """
     device = world.device
     forward = distributed.parallelise(model, world, options.parallel)
     optimizers = build_optimizers(model, config.optimizer)
+    averages = ema.start(model) if config.ema_decay is not None else None
+    losses = finite.Losses()
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and weight of the epoch's rows so far
     first = 0
     if (saved := distributed.from_rank_0(saved, world)) is not None:
         distributed.load_model(model, saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             distributed.load_optimizer(optimizer, state)
+        if averages is not None:
+            distributed.load_each(averages, saved["ema"])
         first = saved["position"]["step"]
 
     steps_per_epoch = len(train_feed)
@@ -111,24 +120,43 @@ def train(
             step_sums += torch.stack([loss.detach(), weight.detach()])
         sums += distributed.all_reduce(step_sums, world)
         distributed.scale_gradients(forward, step_sums[1], world)
+        if config.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        if averages is not None and config.ema_decay is not None:
+            ema.update(averages, model, ema.decay_at(config.ema_decay, step))
         on_step(step + 1, lr, step_sums)
 
-        if i + 1 == steps_per_epoch or step + 1 == num_steps:
+        is_last = i + 1 == steps_per_epoch or step + 1 == num_steps
+        bad = losses.add(step, step_sums)
+        if bad is None and is_last:  # before it is evaluated and saved
+            bad = losses.first_bad()
+        if bad is not None:
+            with distributed.together(world):
+                if world.rank == 0:
+                    finite.stop(bad, train_feed, run_folder)
+        if is_last:
             batches.close()
             times = clock.stop(step, world)
             metrics = {"epoch": epoch + 1, "step": step + 1, "train_loss": float(sums[0] / sums[1])}
             sums.zero_()
             if val_feed is not None:
-                val = evaluate(model, recipe, val_feed, config, world)
+                with ema.averaged(model, averages):
+                    val = evaluate(model, recipe, val_feed, config, world)
                 metrics |= {f"val_{name}": value for name, value in val.items()}
             on_epoch(EpochResult(metrics, times))
-            state = {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+            state = {
+                "model": model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "ema": averages,
+            }
             state = distributed.full(state, world)
             if world.rank == 0:
                 checkpoint.save(run_folder, {"epoch": epoch + 1, "step": step + 1}, state)
+    if averages is not None:
+        ema.assign(model, averages)
 
 
 def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ def test_the_first_bad_step_is_named_within_the_steps_between_two_looks(steps: i
     losses = finite.Losses()
     for step in range(steps):
         loss = value if step == bad else math.nan if step > bad else 1.0
-        if (found := losses.add(step, torch.tensor(loss))) is not None:
+        if (found := losses.add(step, torch.tensor([loss, 1.0]))) is not None:
             assert found == bad
             assert step - bad < finite.EVERY
             return
