@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from penstock.card import Card
+from penstock.errors import RecipeError
 from train.classification import loss, metrics, predict
 from train.config import Optimizer, Schedule, TrainConfig
 
@@ -14,8 +15,10 @@ NUM_CLASSES = 10
 
 
 def config(model: str | None = None) -> TrainConfig:
+    if model not in (None, "cnn"):
+        raise RecipeError(f"recipe 'digits': no model {model!r}; there is cnn")
     return TrainConfig(
-        model=model or "cnn",
+        model="cnn",
         epochs=15,
         global_batch_size=64,
         optimizer=Optimizer(lr=4e-3, weight_decay=0.01),

@@ -197,6 +197,7 @@ def test_rows_that_cannot_be_reached_are_not_compared_and_it_is_said(
         assert "Not compared with the model: " in capsys.readouterr().out
         assert (folder / "unchecked.pt2").exists()
         assert command("export", run, "--to", "torch", "--data", folder / "nothing") == 1
+        assert command("export", run, "--to", "torch", "--version", "v2") == 1
         assert command("export", run, "--to", "torch", "--data", away) == 0
         assert "Same outputs as the model on 1,000 rows" in capsys.readouterr().out
     finally:

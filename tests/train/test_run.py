@@ -312,6 +312,7 @@ def test_a_damaged_file_leaves_no_predictions(recipe: Path, dataset: Path, tmp_p
             ["train", "mnist", "--data", "{data}", "--out", "{tmp}/r", "--model", "vit"],
             "no model 'vit'; there are mlp and cnn",
         ),
+        (["train", "digits", "--data", "{data}", "--out", "{tmp}/r", "--model", "vit"], "no model 'vit'; there is cnn"),
         (["train", "digits", "--data", "{data}", "--out", "/proc/run"], "/proc"),
         (["train", "digits", "--data", "{data}", "--out", "{tmp}/r", "--device", "cuda"], "torch sees no GPU"),
         (["predict", "{tmp}/nothing", "--data", "{data}", "--out", "{tmp}/p"], "not a run folder"),
