@@ -15,6 +15,7 @@ from penstock.errors import RunError
 OptimizerName = Literal["adamw", "sgd", "muon"]
 Decay = Literal["linear", "cosine", "constant", "wsd"]
 Mode = Literal["min", "max"]
+Precision = Literal["auto", "float32", "bf16", "float64"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Options:
     """How a run computes, not what: a run may go on with others, and its figures agree up to rounding."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
+    compile: bool = False  # torch.compile
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class TrainConfig:
     global_batch_size: int = 128
     lanes: int = 32  # of the feed's plan; world sizes must divide it
     accumulate: int = 1  # micro-batches that a rank's batch is cut into: less memory, the same gradient
+    precision: Precision = "auto"  # bf16 on GPUs that compute with it, float32 elsewhere
     seed: int = 0
     train_split: str = "train"  # "train+val" for a last fit, once every choice is made
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -105,6 +108,7 @@ class TrainConfig:
     early_stopping: EarlyStopping | None = None
 
     def __post_init__(self) -> None:
+        _check_choice("precision", self.precision, Precision)
         for name in ("epochs", "steps", "global_batch_size", "lanes", "accumulate"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"{name} must be 1 or more, found {value}")

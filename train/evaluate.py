@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from train import distributed
+from train import acceleration, distributed
 from train.config import TrainConfig
 from train.distributed import World
 from train.feed import WEIGHT, Feed
@@ -24,8 +24,9 @@ def evaluate(model: nn.Module, recipe: Any, feed: Feed, config: TrainConfig, wor
     names = ("loss", "weight", "rows", *recipe.metrics)
     sums = {name: torch.zeros((), dtype=torch.float64, device=world.device) for name in names}
     for batch in to_device(feed.epoch(), world.device, feed.timings):
-        outputs = model(recipe.prepare(batch, feed.card))
-        loss, weight = recipe.loss(outputs, batch, plain)  # (B,), (B,)
+        with acceleration.autocast(config.precision, world.device):
+            outputs = model(recipe.prepare(batch, feed.card))
+            loss, weight = recipe.loss(outputs, batch, plain)  # (B,), (B,)
         sums["loss"] += (loss * batch[WEIGHT]).sum(dtype=torch.float64)
         sums["weight"] += (weight * batch[WEIGHT]).sum(dtype=torch.float64)
         sums["rows"] += batch[WEIGHT].sum(dtype=torch.float64)

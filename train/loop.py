@@ -18,20 +18,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from train import checkpoint, distributed, ema, finite
+from train import acceleration, checkpoint, distributed, ema, finite, random
 from train.config import Options, TrainConfig
 from train.distributed import World
 from train.evaluate import evaluate
 from train.feed import WEIGHT, Feed
 from train.feed.device import to_device
 from train.feed.petastorm_reader import Batch
+from train.feed.plan import Plan
 from train.optimizers import build as build_optimizers
 from train.optimizers import set_lr
 from train.schedule import lr_factor
 
-OnStep = Callable[
-    [int, float, torch.Tensor], None
-]  # steps done, learning rate, (2,) loss and weight of all ranks' rows
+ROW_KEYS = "_row_keys"  # (B,) int64 beside the fields: where a row's random numbers come from
+# steps done, learning rate, (2,) loss and weight of all ranks' rows
+OnStep = Callable[[int, float, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -95,26 +96,33 @@ def train(
     steps_per_epoch = len(train_feed)
     num_steps = config.steps or config.epochs * steps_per_epoch
     augment = getattr(recipe, "augment", None)
+    dropouts = [module for module in model.modules() if isinstance(module, random.Dropout)]
     for step in range(first, num_steps):
         epoch, i = divmod(step, steps_per_epoch)
         if i == 0 or step == first:
             forward.train()
             clock = _Clock(train_feed, i)
+            plan = train_feed.plan(epoch)
             batches = to_device(train_feed.epoch(epoch, i), device, train_feed.timings)
         with clock.waiting():
             batch = next(batches)
 
-        torch.manual_seed(config.seed * num_steps + step)
         lr = config.optimizer.lr * lr_factor(config.schedule, step, num_steps)
         set_lr(optimizers, lr)
+        torch.manual_seed(random.seed_of(config.seed, step, world.rank))  # for what a model draws without row keys
+        if augment is not None or dropouts:
+            batch[ROW_KEYS] = random.row_keys(config.seed, epoch, _places(plan, i, world))
         if augment is not None:
-            generator = torch.Generator().manual_seed(config.seed * num_steps + step)
-            batch = augment(batch, config, generator, step / num_steps)
+            draw = random.drawing(batch[ROW_KEYS])
+            batch = {**augment(batch, config, draw, step / num_steps), ROW_KEYS: batch[ROW_KEYS]}
         step_sums = torch.zeros_like(sums)
         for number, part in enumerate(_micro_batches(batch, config.accumulate), 1):
+            for dropout in dropouts:
+                dropout.keys = part[ROW_KEYS]
             with distributed.synchronising(forward, last=number == config.accumulate):
-                outputs = forward(recipe.prepare(part, train_feed.card))
-                loss, weight = recipe.loss(outputs, part, config)  # (B,), (B,)
+                with acceleration.autocast(config.precision, device):
+                    outputs = forward(recipe.prepare(part, train_feed.card))
+                    loss, weight = recipe.loss(outputs, part, config)  # (B,), (B,)
                 loss, weight = (loss * part[WEIGHT]).sum(), (weight * part[WEIGHT]).sum()
                 loss.backward()
             step_sums += torch.stack([loss.detach(), weight.detach()])
@@ -157,6 +165,13 @@ def train(
                 checkpoint.save(run_folder, {"epoch": epoch + 1, "step": step + 1}, state)
     if averages is not None:
         ema.assign(model, averages)
+
+
+def _places(plan: Plan, batch: int, world: World) -> torch.Tensor:
+    """(B,) the places of a rank's rows in the epoch's order; where it has none left, one for the row of padding."""
+    places = torch.from_numpy(plan.places(batch, world.rank, world.size))
+    places = places if len(places) else torch.tensor([plan.num_rows])
+    return places.pin_memory().to(world.device, non_blocking=True) if world.device.type == "cuda" else places
 
 
 def _micro_batches(batch: Batch, count: int) -> Iterator[Batch]:

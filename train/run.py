@@ -28,8 +28,8 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import RunError
 from penstock.recipe import Recipe, find
-from train import checkpoint, distributed
-from train.config import Options, TrainConfig
+from train import acceleration, checkpoint, distributed
+from train.config import Options, Precision, TrainConfig
 from train.distributed import Parallel, World
 from train.evaluate import evaluate
 from train.feed import Feed
@@ -40,6 +40,7 @@ from train.loop import EpochResult
 from train.loop import train as train_loop
 from train.observe import environment, json_lines, mlflow
 from train.observe.tensorboard import Charts
+from train.random import seed_dropout_by_row
 
 EVALUATION_BATCH = 1024
 
@@ -87,7 +88,9 @@ def train(
     with distributed.together(world):
         model_recipe, card = recipe.model(), cards.load(data_url, version)
         torch.manual_seed(config.seed)
-        model = model_recipe.build_model(config, card).to(world.device)
+        model = model_recipe.build_model(config, card)
+        seed_dropout_by_row(model)
+        acceleration.prepare(model, config.precision, world.device, options.compile)
         train_feed = Feed(
             data_url,
             config.train_split,
@@ -194,6 +197,7 @@ def train(
         "num_workers": train_feed.num_workers,
         "world_size": world.size,
         "device": str(world.device),
+        "precision": acceleration.resolve(config.precision, world.device),
     }
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
     store.replace(folder / "report.json", _json(report))
@@ -308,6 +312,8 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--train-split", metavar="SPLIT", help="default: train; train+val for a last fit")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+    made.add_argument("--precision", choices=get_args(Precision), help="default: the recipe's; auto is bf16 on GPUs")
+    made.add_argument("--compile", action="store_true", help="make kernels for this model with torch.compile")
     made.add_argument(
         "--parallel",
         choices=get_args(Parallel),
@@ -334,13 +340,13 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def options(arguments: argparse.Namespace) -> Options:
-    return Options(parallel=arguments.parallel)
+    return Options(parallel=arguments.parallel, compile=arguments.compile)
 
 
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
     """The recipe's configuration, with what the command line says instead."""
     config: TrainConfig = recipe.model().config(arguments.model)
-    names = ("epochs", "steps", "accumulate", "seed", "train_split")
+    names = ("epochs", "steps", "accumulate", "precision", "seed", "train_split")
     said = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return replace(config, **said)
 

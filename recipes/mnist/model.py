@@ -15,6 +15,7 @@ from penstock.card import Card
 from penstock.errors import RecipeError
 from train.classification import loss, metrics, predict
 from train.config import Optimizer, Schedule, TrainConfig
+from train.random import Draw
 
 __all__ = ["augment", "build_model", "config", "loss", "metrics", "predict", "prepare"]
 NUM_CLASSES = 10
@@ -52,7 +53,7 @@ def build_model(config: TrainConfig, card: Card) -> nn.Module:
     )
 
 
-def augment(batch: dict[str, Any], config: TrainConfig, generator: torch.Generator, progress: float) -> dict[str, Any]:
+def augment(batch: dict[str, Any], config: TrainConfig, draw: Draw, progress: float) -> dict[str, Any]:
     """Turns, scales and shifts each picture a little until the run's last fifth; `image` becomes float.
 
     Source: affine distortions as in Simard, Steinkraus & Platt, "Best Practices for Convolutional Neural
@@ -62,7 +63,7 @@ def augment(batch: dict[str, Any], config: TrainConfig, generator: torch.Generat
         return batch
     images: Tensor = batch["image"]
     n = len(images)
-    angle, scale, x, y = (torch.rand(4, n, generator=generator) * 2 - 1).to(images.device)  # each (B,), -1 to 1
+    angle, scale, x, y = (draw(4) * 2 - 1).unbind(dim=1)  # each (B,), -1 to 1
     angle, scale = angle * math.radians(TURN_DEGREES), 1 + scale * SCALE
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     shift = SHIFT_PIXELS * 2 / 28  # in a grid where the picture's width is 2

@@ -79,22 +79,17 @@ class Plan:
         n = int(self.rows_per_group[group])
         return permutation(n, self.seed, self.epoch, group) if self.shuffle else np.arange(n)
 
+    def places(self, batch: int, rank: int = 0, world_size: int = 1) -> I64:
+        """(rows,) where each row of a rank's part of a batch is among the epoch's N rows."""
+        starts, stops = self._ranges(batch, 1, rank, world_size)
+        return np.concatenate([np.zeros(0, np.int64), *map(np.arange, starts, stops)])
+
     def pieces(self, first: int, count: int = 1, rank: int = 0, world_size: int = 1) -> list[Piece]:
         """The rows that `count` batches from `first` on have for one rank: all of its first lane, then of its second.
 
         [] where the rank has none left. Raises: RunError where the world size does not divide the lanes.
         """
-        if self.lanes % world_size or not 0 <= rank < world_size:
-            raise RunError(
-                f"expected a world size that divides the {self.lanes} lanes, and a rank below it, found rank {rank} of "
-                f"{world_size}; choose lanes that it divides, such as {self.lanes * world_size}"
-            )
-        share = self.global_batch_size // self.lanes
-        lane = np.arange(rank, self.lanes, world_size)
-        lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
-        start = lane_start + first * share
-        stop = np.minimum(start + count * share, lane_stop)
-        start, stop = start[start < stop], stop[start < stop]  # (lanes that have rows left,)
+        start, stop = self._ranges(first, count, rank, world_size)
         # The row groups that each lane's rows lie in, from the one of its first row to the one of its last.
         begin, end = (np.searchsorted(self._ends, row, side="right") for row in (start, stop - 1))
         place = np.concatenate([np.zeros(0, int), *(np.arange(b, e + 1) for b, e in zip(begin, end, strict=True))])
@@ -105,6 +100,20 @@ class Plan:
         stops = np.minimum(stop[lane_of], group_stop) - group_start
         found = zip(self.groups[place].tolist(), starts.tolist(), stops.tolist(), strict=True)
         return [Piece(*piece) for piece in found if piece[1] < piece[2]]
+
+    def _ranges(self, first: int, count: int, rank: int, world_size: int) -> tuple[I64, I64]:
+        """(lanes of the rank that have rows left,) each, among the N rows, where `count` batches start and stop."""
+        if self.lanes % world_size or not 0 <= rank < world_size:
+            raise RunError(
+                f"expected a world size that divides the {self.lanes} lanes, and a rank below it, found rank {rank} of "
+                f"{world_size}; choose lanes that it divides, such as {self.lanes * world_size}"
+            )
+        share = self.global_batch_size // self.lanes
+        lane = np.arange(rank, self.lanes, world_size)
+        lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
+        start = lane_start + first * share
+        stop = np.minimum(start + count * share, lane_stop)
+        return start[start < stop], stop[start < stop]
 
 
 def permutation(n: int, *key: int) -> I64:

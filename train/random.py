@@ -1,0 +1,101 @@
+"""Random numbers that belong to a row, not to a rank: a function of (seed, epoch, the row's place, stream, index).
+
+There is no generator whose state must be saved, and a row gets the same ones on any number of ranks and every device.
+
+    keys = row_keys(seed, epoch, places)        (B,) one for each row, from its place in the epoch (Plan.places)
+    draw = drawing(keys)                        draw(n) -> (B, n) uniform in [0, 1), each time the next n
+    seed_dropout_by_row(model)                  nn.Dropout -> Dropout, whose masks follow from the keys it was given
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from penstock.digest import U64, splitmix64
+
+Draw = Callable[[int], Tensor]
+AUGMENTATION = 0  # the stream of `augment`; the model's Dropout modules have those from 1 on
+GOLDEN, FIRST, SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def seed_of(*key: int) -> int:
+    """A seed of 63 bits that follows from the key alone, such as (seed, step, rank)."""
+    return int(_hashed(key)[0] >> np.uint64(1))
+
+
+def row_keys(seed: int, epoch: int, places: Tensor) -> Tensor:
+    """(B,) places of rows in an epoch, int64 -> (B,) int64, which look unrelated to each other."""
+    return _mix(places + int(_hashed((seed, epoch)).view(np.int64)[0]))
+
+
+def drawing(keys: Tensor, stream: int = AUGMENTATION) -> Draw:
+    """A function that gives each row's next `n` numbers: (B, n) float32, uniform in [0, 1)."""
+    taken = 0
+
+    def draw(n: int) -> Tensor:
+        nonlocal taken
+        first, taken = taken, taken + n
+        return ((_words(keys, stream, first, n) >> 40) & 0xFFFFFF) * 2.0**-24  # 24 bits: each a float32
+
+    return draw
+
+
+class Dropout(nn.Dropout):
+    """Dropout of features whose rows are the batch's: row i's mask follows from `keys[i]`, which the loop sets.
+
+    Elsewhere (no keys, or a first dimension that is not the batch's) it is torch's, with torch's generator. One
+    module that is called twice in a forward pass drops the same places twice. p is rounded to 1/65536.
+    """
+
+    keys: Tensor | None = None  # (B,)
+    stream: int = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys = self.keys
+        if not self.training or keys is None or x.dim() == 0 or len(x) != len(keys):
+            return F.dropout(x, self.p, self.training)
+        dropped = round(self.p * 65536)
+        if dropped == 65536:
+            return x * 0
+        features = x.numel() // len(x)
+        numbers = _words(keys, self.stream, 0, -(-features // 4)).view(torch.int16)[:, :features]  # (B, features)
+        return x * (numbers >= dropped - 32768).view(x.shape) * (65536 / (65536 - dropped))
+
+
+def seed_dropout_by_row(model: nn.Module) -> None:
+    """Puts `Dropout` in the place of each nn.Dropout of the model."""
+    stream = AUGMENTATION
+    for module in [*model.modules()]:
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                stream += 1
+                ours = Dropout(child.p)
+                ours.stream = stream
+                setattr(module, name, ours.train(child.training))
+
+
+def _words(keys: Tensor, stream: int, first: int, n: int) -> Tensor:
+    """(B, n) random int64: those from `first` on of each row in a stream."""
+    of_stream = _mix(keys ^ seed_of(stream))
+    return _mix(of_stream[:, None] + torch.arange(first, first + n, device=keys.device))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """penstock.digest.splitmix64 of int64, which torch shifts with its sign."""
+    x = x + GOLDEN
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * FIRST
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * SECOND
+    return x ^ ((x >> 31) & (2**33 - 1))
+
+
+def _hashed(key: tuple[int, ...]) -> U64:
+    """(1,) one number that depends on all of the key, as in train.feed.plan.permutation."""
+    mixed: U64 = np.zeros(1, np.uint64)
+    for part in key:
+        mixed = splitmix64(mixed ^ splitmix64(np.array([part % 2**64], np.uint64)))
+    return mixed
