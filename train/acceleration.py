@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from penstock.errors import RunError
-from train.config import Precision
+from train.config import Compile, Precision
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
@@ -25,31 +25,37 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=resolve(precision, device) == "bf16")
 
 
-def prepare(model: nn.Module, precision: Precision, device: torch.device, compiled: bool) -> nn.Module:
-    """The model on its device; what it is called with becomes float64 or channels-last as its weights are.
+def prepare(model: nn.Module, precision: Precision, device: torch.device, compiled: Compile | None) -> nn.Module:
+    """The model on its device. Pictures, (B, channels, height, width), lie channels-last on GPUs, as convolutions want.
 
-    Pictures, (B, channels, height, width), lie channels-last on GPUs, as their convolutions want them.
+    Raises: RunError where the model is to be compiled and this machine has no compiler.
     """
     dtype = torch.float64 if precision == "float64" else None
-    memory_format = torch.channels_last if device.type == "cuda" else None
-    model.to(device=device, dtype=dtype)
-    if memory_format is not None:
-        model.to(memory_format=memory_format)
-
-    def fit(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.to(dtype=dtype, memory_format=memory_format if tensor.dim() == 4 else torch.preserve_format)
-
-    def fit_all(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
-        return tree_map_only(Tensor, fit, inputs)
-
-    if dtype is not None or memory_format is not None:
-        model.register_forward_pre_hook(fit_all)
-    if compiled:
+    lay_out(model.to(device), dtype, torch.channels_last if device.type == "cuda" else None)
+    if compiled is not None:
         if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
             raise RunError(
                 "--compile: torch.compile needs a C++ compiler here, found no g++; install it, or leave it out"
             )
-        model.compile()
+        model.compile(mode=compiled)
     return model
+
+
+def lay_out(model: nn.Module, dtype: torch.dtype | None, memory_format: torch.memory_format | None) -> None:
+    """Changes the model's floating-point weights, and what it is called with, to a type and a memory format."""
+    if dtype is None and memory_format is None:
+        return
+
+    def fit(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        lies = memory_format if memory_format is not None and tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(dtype=dtype or tensor.dtype, memory_format=lies)
+
+    def fit_all(_: nn.Module, inputs: tuple[Any, ...]) -> Any:
+        return tree_map_only(Tensor, fit, inputs)
+
+    model.to(dtype=dtype)
+    if memory_format is not None:
+        model.to(memory_format=memory_format)
+    model.register_forward_pre_hook(fit_all)

@@ -15,6 +15,7 @@ from penstock.errors import RunError
 OptimizerName = Literal["adamw", "sgd", "muon"]
 Decay = Literal["linear", "cosine", "constant", "wsd"]
 Mode = Literal["min", "max"]
+Compile = Literal["default", "reduce-overhead", "max-autotune"]
 Precision = Literal["auto", "float32", "bf16", "float64"]
 
 
@@ -83,7 +84,8 @@ class Options:
     """How a run computes, not what: a run may go on with others, and its figures agree up to rounding."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    compile: bool = False  # torch.compile
+    compile: Compile | None = None  # a mode of torch.compile
+    profile: bool = False  # write a trace of a few steps
 
 
 @dataclass(frozen=True)

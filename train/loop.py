@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from train import acceleration, checkpoint, distributed, ema, finite, random
+from train import acceleration, checkpoint, distributed, ema, finite, flops, random
 from train.config import Options, TrainConfig
 from train.distributed import World
 from train.evaluate import evaluate
@@ -45,6 +45,7 @@ class EpochTimes:
     seconds: float
     wait_seconds: float  # mean over the ranks
     num_bytes: int
+    flops: float | None  # of the model, forward and backward; None where they could not be counted
     stages: Mapping[str, float]  # train.feed.timing.STAGES -> seconds, summed over the threads of rank 0's feed
 
     @property
@@ -106,10 +107,12 @@ def train(
             batches = to_device(train_feed.epoch(epoch, i), device, train_feed.timings)
         with clock.waiting():
             batch = next(batches)
+        if step == first:
+            flops_of_a_row = flops.of_a_row(recipe, config, train_feed.card, batch)
 
         lr = config.optimizer.lr * lr_factor(config.schedule, step, num_steps)
         set_lr(optimizers, lr)
-        torch.manual_seed(random.seed_of(config.seed, step, world.rank))  # for what a model draws without row keys
+        random.seed_torch(device, random.seed_of(config.seed, step, world.rank))  # for what is drawn without row keys
         if augment is not None or dropouts:
             batch[ROW_KEYS] = random.row_keys(config.seed, epoch, _places(plan, i, world))
         if augment is not None:
@@ -147,8 +150,8 @@ def train(
                     finite.stop(bad, train_feed, run_folder)
         if is_last:
             batches.close()
-            times = clock.stop(step, world)
             metrics = {"epoch": epoch + 1, "step": step + 1, "train_loss": float(sums[0] / sums[1])}
+            times = clock.stop(step, flops_of_a_row, world)
             sums.zero_()
             if val_feed is not None:
                 with ema.averaged(model, averages):
@@ -203,7 +206,7 @@ class _Clock:
         yield
         self._waited += time.perf_counter() - asked
 
-    def stop(self, step: int, world: World) -> EpochTimes:
+    def stop(self, step: int, flops_of_a_row: float | None, world: World) -> EpochTimes:
         """The times of the epoch that the run's step `step` was the last of."""
         seconds = time.perf_counter() - self._started
         fed, plan = self._feed.timings, self._feed.plan(0)
@@ -218,5 +221,6 @@ class _Clock:
             seconds=seconds,
             wait_seconds=waited / world.size,
             num_bytes=int(num_bytes),
+            flops=flops_of_a_row and flops_of_a_row * (stop_row - first_row),
             stages=dict(fed.seconds),
         )

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from penstock.digest import U64, splitmix64
 
 Draw = Callable[[int], Tensor]
 AUGMENTATION = 0  # the stream of `augment`; the model's Dropout modules have those from 1 on
@@ -25,22 +22,30 @@ GOLDEN, FIRST, SECOND = (c - 2**64 for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E
 
 def seed_of(*key: int) -> int:
     """A seed of 63 bits that follows from the key alone, such as (seed, step, rank)."""
-    return int(_hashed(key)[0] >> np.uint64(1))
+    return _hashed(key) >> 1
+
+
+def seed_torch(device: torch.device, seed: int) -> None:
+    """Seeds the generators that a step may draw from; torch.manual_seed asks every kind of device, and takes 0.1 ms."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def row_keys(seed: int, epoch: int, places: Tensor) -> Tensor:
     """(B,) places of rows in an epoch, int64 -> (B,) int64, which look unrelated to each other."""
-    return _mix(places + int(_hashed((seed, epoch)).view(np.int64)[0]))
+    first = _hashed((seed, epoch))
+    return _mix(places + (first - 2**64 if first >= 2**63 else first))
 
 
 def drawing(keys: Tensor, stream: int = AUGMENTATION) -> Draw:
     """A function that gives each row's next `n` numbers: (B, n) float32, uniform in [0, 1)."""
-    taken = 0
+    salt, taken = seed_of(stream), 0
 
     def draw(n: int) -> Tensor:
         nonlocal taken
         first, taken = taken, taken + n
-        return ((_words(keys, stream, first, n) >> 40) & 0xFFFFFF) * 2.0**-24  # 24 bits: each a float32
+        return ((_words(keys, salt, first, n) >> 40) & 0xFFFFFF) * 2.0**-24  # 24 bits: each a float32
 
     return draw
 
@@ -53,7 +58,7 @@ class Dropout(nn.Dropout):
     """
 
     keys: Tensor | None = None  # (B,)
-    stream: int = 0
+    salt: int = 0  # the seed of this module's stream
 
     def forward(self, x: Tensor) -> Tensor:
         keys = self.keys
@@ -63,7 +68,7 @@ class Dropout(nn.Dropout):
         if dropped == 65536:
             return x * 0
         features = x.numel() // len(x)
-        numbers = _words(keys, self.stream, 0, -(-features // 4)).view(torch.int16)[:, :features]  # (B, features)
+        numbers = _words(keys, self.salt, 0, -(-features // 4)).view(torch.int16)[:, :features]  # (B, features)
         return x * (numbers >= dropped - 32768).view(x.shape) * (65536 / (65536 - dropped))
 
 
@@ -75,14 +80,13 @@ def seed_dropout_by_row(model: nn.Module) -> None:
             if type(child) is nn.Dropout:
                 stream += 1
                 ours = Dropout(child.p)
-                ours.stream = stream
+                ours.salt = seed_of(stream)
                 setattr(module, name, ours.train(child.training))
 
 
-def _words(keys: Tensor, stream: int, first: int, n: int) -> Tensor:
-    """(B, n) random int64: those from `first` on of each row in a stream."""
-    of_stream = _mix(keys ^ seed_of(stream))
-    return _mix(of_stream[:, None] + torch.arange(first, first + n, device=keys.device))
+def _words(keys: Tensor, salt: int, first: int, n: int) -> Tensor:
+    """(B, n) random int64: those from `first` on of each row in the stream whose seed is `salt`."""
+    return _mix(_mix(keys ^ salt)[:, None] + torch.arange(first, first + n, device=keys.device))
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -93,9 +97,16 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def _hashed(key: tuple[int, ...]) -> U64:
-    """(1,) one number that depends on all of the key, as in train.feed.plan.permutation."""
-    mixed: U64 = np.zeros(1, np.uint64)
+def _hashed(key: tuple[int, ...]) -> int:
+    """64 bits that depend on all of the key, as in train.feed.plan.permutation; Python's numbers are faster for one."""
+    mixed = 0
     for part in key:
-        mixed = splitmix64(mixed ^ splitmix64(np.array([part % 2**64], np.uint64)))
+        mixed = _mix_one(mixed ^ _mix_one(part))
     return mixed
+
+
+def _mix_one(x: int) -> int:
+    x = (x + GOLDEN) % 2**64
+    x = (x ^ (x >> 30)) * FIRST % 2**64
+    x = (x ^ (x >> 27)) * SECOND % 2**64
+    return x ^ (x >> 31)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ from penstock.console import Console
 from penstock.errors import RunError
 from penstock.recipe import Recipe, find
 from train import acceleration, checkpoint, distributed
-from train.config import Options, Precision, TrainConfig
+from train import flops as flops_of
+from train.config import Compile, Options, Precision, TrainConfig
 from train.distributed import Parallel, World
 from train.evaluate import evaluate
 from train.feed import Feed
@@ -40,6 +42,7 @@ from train.loop import EpochResult
 from train.loop import train as train_loop
 from train.observe import environment, json_lines, mlflow
 from train.observe.tensorboard import Charts
+from train.profiling import profiling
 from train.random import seed_dropout_by_row
 
 EVALUATION_BATCH = 1024
@@ -138,13 +141,17 @@ def train(
 
     results = json_lines.read(folder / "timings.jsonl")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress:
+    with (
+        Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress,
+        profiling(options.profile, folder, world) as profiler_step,
+    ):
         bar = progress.add_task(f"epoch {len(results) + 1}/{num_epochs}", total=steps_per_epoch)
 
         def on_step(step: int, lr: float, sums: torch.Tensor) -> None:
             if world.rank == 0:
                 progress.update(bar, completed=(step - 1) % steps_per_epoch + 1)
                 charts.step(step, lr, sums)
+            profiler_step()
 
         def on_epoch(result: EpochResult) -> None:
             times = result.times
@@ -156,6 +163,7 @@ def train(
                 "rows_per_s": times.rows / times.seconds,
                 "bytes_per_s": times.num_bytes / times.seconds,
                 "data_stall": times.data_stall,
+                "flops_per_s": times.flops and times.flops / times.seconds,
                 "stages": dict(times.stages),
             }
             results.append(timing)
@@ -182,6 +190,10 @@ def train(
     if world.rank:
         return Trained(folder, {}, reused=False)
     seconds, rows = (sum(timing[name] for timing in results) for name in ("seconds", "rows"))
+    precision = acceleration.resolve(config.precision, world.device)
+    flops = [timing["flops_per_s"] for timing in results if timing["flops_per_s"] is not None]
+    flops_per_s = statistics.mean(flops) if flops else None
+    peak = flops_of.peak(world.device, precision)
     report = {
         "recipe": recipe.name,
         "dataset_version": card.version,
@@ -197,7 +209,9 @@ def train(
         "num_workers": train_feed.num_workers,
         "world_size": world.size,
         "device": str(world.device),
-        "precision": acceleration.resolve(config.precision, world.device),
+        "precision": precision,
+        "flops_per_s": flops_per_s,
+        "mfu": flops_per_s and peak and flops_per_s / (peak * world.size),
     }
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
     store.replace(folder / "report.json", _json(report))
@@ -313,7 +327,14 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--train-split", metavar="SPLIT", help="default: train; train+val for a last fit")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
     made.add_argument("--precision", choices=get_args(Precision), help="default: the recipe's; auto is bf16 on GPUs")
-    made.add_argument("--compile", action="store_true", help="make kernels for this model with torch.compile")
+    made.add_argument(
+        "--compile",
+        choices=get_args(Compile),
+        nargs="?",
+        const="default",
+        help="make kernels for this model with torch.compile; reduce-overhead: with CUDA graphs",
+    )
+    made.add_argument("--profile", action="store_true", help="write a trace of a few steps to DIR/profile")
     made.add_argument(
         "--parallel",
         choices=get_args(Parallel),
@@ -340,7 +361,7 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def options(arguments: argparse.Namespace) -> Options:
-    return Options(parallel=arguments.parallel, compile=arguments.compile)
+    return Options(parallel=arguments.parallel, compile=arguments.compile, profile=arguments.profile)
 
 
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:

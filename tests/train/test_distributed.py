@@ -25,7 +25,9 @@ from train.run import train
 CPU = World(torch.device("cpu"))
 RECIPE = '''
 """x's first value modulo 3: blocks as FSDP shards them, dropout, augmentation, a weight for each row."""
+import os
 from torch import nn
+from penstock.errors import RunError
 from train.classification import metrics, predict
 from train.classification import loss as plain_loss
 from train.config import Optimizer, TrainConfig
@@ -47,6 +49,8 @@ class Blocks(nn.Module):
         return self.out(x)
 
 def build_model(config, card):
+    if config.model == "broken" and os.environ.get("RANK") == "2":
+        raise RunError("this machine has no room")
     return Blocks()
 
 def augment(batch, config, draw, progress):
@@ -100,12 +104,32 @@ def trained(folder: Path) -> dict[int, Path]:
             }
             for name, (config, options) in KINDS.items()
         }
+        if size == 3:
+            runs = {**errors(folder), **runs}
         files[size] = folder / f"{size}.json"
         files[size].write_text(json.dumps(runs))
     ranks.finish(ranks.start_nodes(2, 1, files[2]))
     ranks.finish(ranks.start({size: files[size] for size in (3, 4)}))
     ranks.train_all(json.loads(files[1].read_text()), CPU)
     return {size: folder / str(size) for size in files}
+
+
+def errors(folder: Path) -> dict[str, Any]:
+    """Runs that fail before the first step, on all three ranks or on one: none may wait for ever, rank 0 says why."""
+    lanes = (
+        "expected a world size that divides the 4 lanes, and a rank below it, found rank 0 of 3; choose lanes that it "
+        "divides, such as 12"
+    )
+    where = {"recipe": str(folder / "blocks"), "data": str(folder / "data")}
+    return {
+        str(folder / "lanes"): {**where, "config": {"lanes": 4}, "error": lanes},
+        str(folder / "broken"): {**where, "config": {"model": "broken"}, "error": "rank 2: this machine has no room"},
+        "/proc/run": {
+            **where,
+            "config": {},
+            "error": "/proc/run: cannot be created (No such file or directory); choose another place",
+        },
+    }
 
 
 def test_the_last_batch_leaves_ranks_with_padding_only(folder: Path) -> None:
