@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from penstock.errors import RunError
 from train.config import Compile, Precision
+from train.distributed import Parallel, blocks
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
@@ -25,20 +26,24 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=resolve(precision, device) == "bf16")
 
 
-def prepare(model: nn.Module, precision: Precision, device: torch.device, compiled: Compile | None) -> nn.Module:
-    """The model on its device. Pictures, (B, channels, height, width), lie channels-last on GPUs, as convolutions want.
-
-    Raises: RunError where the model is to be compiled and this machine has no compiler.
-    """
+def prepare(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
+    """The model on its device; pictures, (B, channels, height, width), are channels-last on GPUs."""
     dtype = torch.float64 if precision == "float64" else None
     lay_out(model.to(device), dtype, torch.channels_last if device.type == "cuda" else None)
-    if compiled is not None:
-        if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
-            raise RunError(
-                "--compile: torch.compile needs a C++ compiler here, found no g++; install it, or leave it out"
-            )
-        model.compile(mode=compiled)
     return model
+
+
+def compile_forward(model: nn.Module, mode: Compile | None, device: torch.device, parallel: Parallel) -> None:
+    """Lets torch.compile make kernels of the model, or with FSDP of each of its blocks, which it gathers one by one.
+
+    Hooks stay outside, and so do those of DDP and FSDP. Raises: RunError where this machine has no compiler.
+    """
+    if mode is None:
+        return
+    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        raise RunError("--compile: torch.compile needs a C++ compiler here, found no g++; install it, or leave it out")
+    for module in (parallel == "fsdp" and blocks(model)) or [model]:
+        module.forward = torch.compile(module.forward, mode=mode)
 
 
 def lay_out(model: nn.Module, dtype: torch.dtype | None, memory_format: torch.memory_format | None) -> None:

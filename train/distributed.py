@@ -143,13 +143,17 @@ def parallelise(model: nn.Module, world: World, parallel: Parallel) -> nn.Module
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
-    blocks = [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
-    for module in (*reversed(blocks), model):  # an inner list's blocks before the block that they are in
+    for module in (*reversed(blocks(model)), model):  # an inner list's blocks before the block that they are in
         fully_shard(module, mesh=mesh)
         assert is_fsdp(module)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction for a factor
     return model
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The parts that a model repeats: what its nn.ModuleLists hold."""
+    return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
 
 
 @contextmanager

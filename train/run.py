@@ -93,7 +93,8 @@ def train(
         torch.manual_seed(config.seed)
         model = model_recipe.build_model(config, card)
         seed_dropout_by_row(model)
-        acceleration.prepare(model, config.precision, world.device, options.compile)
+        acceleration.prepare(model, config.precision, world.device)
+        acceleration.compile_forward(model, options.compile, world.device, options.parallel)
         train_feed = Feed(
             data_url,
             config.train_split,

@@ -121,7 +121,7 @@ def test_a_compiled_run_agrees(run: Callable[..., Path]) -> None:
 def test_compiling_without_a_compiler_gets_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RunError, match=r"--compile: .* needs a C\+\+ compiler here, found no g\+\+"):
-        acceleration.prepare(nn.Linear(2, 2), "auto", CPU.device, "default")
+        acceleration.compile_forward(nn.Linear(2, 2), "default", CPU.device, "ddp")
 
 
 def test_operations_are_those_of_the_products() -> None:
