@@ -219,14 +219,6 @@ def test_evaluation_counts_every_row_once(recipe: Path, tmp_path: Path) -> None:
     assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == ids % 3).mean(), abs=1e-9)
 
 
-def test_the_digits_recipe_starts_as_it_always_did(built_digits: Path, tmp_path: Path) -> None:
-    recipe = find("digits")
-    config = replace(recipe.model().config(), epochs=1)
-    train(recipe, str(built_digits), tmp_path / "run", config, CPU, None, Console())
-    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
-    assert first["train_loss"] == pytest.approx(1.4972, abs=2e-3)
-
-
 def test_predictions_are_one_for_each_row(recipe: Path, dataset: Path, tmp_path: Path) -> None:
     start(recipe, dataset, tmp_path / "run")
     told = predict(tmp_path / "run", str(dataset), str(tmp_path / "p.parquet"), Console())
