@@ -214,7 +214,8 @@ def train(
         "flops_per_s": flops_per_s,
         "mfu": flops_per_s and peak and flops_per_s / (peak * world.size),
     }
-    store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}))
+    about = {"penstock": json.dumps(_described(recipe, data_url, card, config))}
+    store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}, about))
     store.replace(folder / "report.json", _json(report))
     charts.close()
     mlflow.finish(tracking, folder, console)

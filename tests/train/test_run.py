@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -102,6 +103,8 @@ def test_a_run_folder_explains_itself(recipe: Path, dataset: Path, tmp_path: Pat
     assert {"train_loss", "val_loss", "val_accuracy"} < set(metrics[0])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert TrainConfig.from_json(config["config"]) == SMALL
+    with safe_open(tmp_path / "run" / "model.safetensors", "pt") as weights:
+        assert json.loads(weights.metadata()["penstock"])["config"] == config["config"]
 
 
 def test_two_runs_end_bit_for_bit_the_same(recipe: Path, dataset: Path, tmp_path: Path) -> None:
