@@ -106,6 +106,7 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     from train import run as training
     from train.distributed import World, choose_device
     from train.predict import predict
+    from train.preemption import caught
 
     recipe = find(arguments.recipe)
     config, device = training.configure(recipe, arguments), choose_device(arguments.device)
@@ -121,7 +122,10 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         out / "runs", lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config)
     )
     version, reading, options = built.card.version, training.reading(arguments), training.options(arguments)
-    trained = training.train(recipe, dataset, folder, config, World(device), version, console, reading, options)
+    with caught() as signals:
+        trained = training.train(
+            recipe, dataset, folder, config, World(device), version, console, reading, options, signals
+        )
     console.say()
     training.report(trained, console)
 

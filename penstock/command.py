@@ -1,6 +1,7 @@
 """What every command shares: its parser, `--json`, and errors as one sentence with an exit code.
 
-Exit codes: 0 success, 1 an error that the message tells how to mend, 2 wrong arguments, 130 interrupted.
+Exit codes: 0 success, 1 an error that the message tells how to mend, 2 wrong arguments, 75 asked to end and to be
+started again, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock.console import Console
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, Preempted
 
 Work = Callable[[argparse.Namespace, Console], Mapping[str, Any]]
 
@@ -38,6 +39,12 @@ def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False) -> i
         if arguments.json:
             print(json.dumps({"error": str(error)}), flush=True)
         return 1
+    except Preempted as stopped:
+        if not quiet:
+            print(stopped, file=sys.stderr, flush=True)
+        if console.as_json:
+            print(json.dumps({"stopped": str(stopped)}), flush=True)
+        return stopped.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return 130

@@ -4,6 +4,8 @@ The command line prints them as one sentence without a stack trace; everything e
 bug of ours. A message says what was expected, what was found, where, and what to do.
 """
 
+import signal
+
 
 class PenstockError(ValueError):
     """Anything a user can cause; the root of the five below."""
@@ -27,3 +29,12 @@ class StorageError(PenstockError):
 
 class RunError(PenstockError):
     """A run folder is missing, damaged, or does not fit the data or the configuration."""
+
+
+class Preempted(Exception):
+    """A signal asked a run to end, which it does where it can go on: no error, and no success either."""
+
+    def __init__(self, signum: int, done: str = "before its first step") -> None:
+        super().__init__(f"{signal.Signals(signum).name}: stopped {done}; the same command goes on from there")
+        self.signum = signum
+        self.exit_code = {signal.SIGTERM: 75, signal.SIGINT: 130}[signal.Signals(signum)]

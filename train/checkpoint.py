@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import os
 import platform
 import shutil
@@ -253,32 +252,3 @@ def _copied(value: Any, buffer: Any) -> Any:
         same = isinstance(buffer, list | tuple) and len(buffer) == len(value)
         return type(value)(_copied(item, buffer[i] if same else None) for i, item in enumerate(value))
     return value
-
-
-def save(run_folder: Path, position: Mapping[str, int], state: Mapping[str, Any]) -> Path:
-    """Writes `checkpoints/epoch-<n>.pt`, `n` the number of epochs that are done, and keeps the newest two."""
-    path = run_folder / "checkpoints" / f"epoch-{position['epoch']:04d}.pt"
-    content = io.BytesIO()
-    torch.save({"position": dict(position), "rng": torch.get_rng_state(), **state}, content)
-    store.replace(path, content.getvalue())
-    for old in _paths(run_folder)[:-KEPT]:
-        old.unlink()
-    return path
-
-
-def latest(run_folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, on the CPU, or None where there is none. Raises: RunError where it cannot be read."""
-    paths = _paths(run_folder)
-    if not paths:
-        return None
-    try:
-        found: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise RunError(
-            f"{paths[-1]}: not a checkpoint that can be read ({error}); remove it to use the one before"
-        ) from error
-    return found
-
-
-def _paths(run_folder: Path) -> list[Path]:
-    return sorted((run_folder / "checkpoints").glob("epoch-*.pt"))

@@ -86,6 +86,9 @@ class Options:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: Compile | None = None  # a mode of torch.compile
     profile: bool = False  # write a trace of a few steps
+    checkpoint_seconds: float = 60.0  # between two of them
+    timeout: float = 600.0  # seconds after which a run that stands still is ended
+    resume_anyway: bool = False  # go on though the folder's run was another one
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
@@ -73,7 +75,16 @@ def joined(device: str) -> Iterator[World]:
     local_rank = int(os.environ["LOCAL_RANK"])
     world = World(choose_device(device, local_rank), environment_rank(), local_rank, size)
     on_gpu = world.device.type == "cuda"
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", device_id=world.device if on_gpu else None)
+    store, _, _ = next(rendezvous("env://"))
+    # Ranks that an agent started again get the store of before, with the addresses of those that have died.
+    store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        device_id=world.device if on_gpu else None,
+    )
     yield world
     # Not after an error: the other ranks may be in a collective that this one will never join.
     dist.destroy_process_group()

@@ -9,18 +9,21 @@ backpropagates the sum of its rows' losses, and once all are added up, one scali
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from train import acceleration, checkpoint, distributed, ema, finite, flops, random
-from train.config import Options, TrainConfig
+from penstock.errors import Preempted, RunError
+from train import acceleration, distributed, ema, finite, flops, random
+from train.config import EarlyStopping, Options, TrainConfig
+from train.control import Control
 from train.distributed import World
+from train.early_stopping import Best, judge
 from train.evaluate import evaluate
 from train.feed import WEIGHT, Feed
 from train.feed.device import to_device
@@ -68,6 +71,7 @@ def train(
     train_feed: Feed,
     val_feed: Feed | None,
     world: World,
+    control: Control,
     run_folder: Path,
     saved: Mapping[str, Any] | None,
     on_step: OnStep,
@@ -77,7 +81,8 @@ def train(
 
     It ends with the averages of its weights where the configuration asks for them.
 
-    Raises: RunError where the loss is not finite.
+    Raises: Preempted where `control` says so, RunError where the loss is not finite, or the checkpoint is of another
+    model.
     """
     device = world.device
     forward = distributed.parallelise(model, world, options.parallel)
@@ -85,20 +90,62 @@ def train(
     averages = ema.start(model) if config.ema_decay is not None else None
     losses = finite.Losses()
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and weight of the epoch's rows so far
-    first = 0
+    first, evaluated = 0, True
+    best: Best | None = None
     if (saved := distributed.from_rank_0(saved, world)) is not None:
-        distributed.load_model(model, saved["model"])
-        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-            distributed.load_optimizer(optimizer, state)
-        if averages is not None:
-            distributed.load_each(averages, saved["ema"])
-        first = saved["position"]["step"]
+        with distributed.together(world):
+            _load(saved, model, optimizers, averages)
+        first, evaluated = saved["position"]["step"], saved["position"]["evaluated"]
+        sums.copy_(saved["sums"])
+        best = Best(**saved["best"]) if saved["best"] else None
 
     steps_per_epoch = len(train_feed)
     num_steps = config.steps or config.epochs * steps_per_epoch
     augment = getattr(recipe, "augment", None)
     dropouts = [module for module in model.modules() if isinstance(module, random.Dropout)]
+
+    def check_losses(bad: int | None) -> None:
+        if bad is not None:
+            with distributed.together(world):
+                if world.rank == 0:
+                    finite.stop(bad, train_feed, run_folder)
+
+    def save(step: int, evaluated: bool = True, is_best: bool = False) -> None:
+        check_losses(losses.first_bad())
+        state = {
+            "position": {"step": step, "evaluated": evaluated},
+            "model": model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "ema": averages,
+            "sums": sums,
+            "best": asdict(best) if best else None,
+        }
+        control.save(step, distributed.full(state, world), is_best)
+
+    def end_epoch(step: int, times: EpochTimes) -> None:
+        nonlocal best
+        metrics = {"epoch": times.epoch, "step": step, "train_loss": float(sums[0] / sums[1])}
+        if val_feed is not None:
+            try:
+                with ema.averaged(model, averages):
+                    val = evaluate(model, recipe, val_feed, config, world, control)
+            except Preempted:
+                save(step, evaluated=False)
+                raise
+            metrics |= {f"val_{name}": value for name, value in val.items()}
+            best = judge(best, config.early_stopping or EarlyStopping(), metrics, step)
+        sums.zero_()
+        on_epoch(EpochResult(metrics, times))
+        is_best = best is not None and best.since == 0
+        if is_best or step == num_steps:
+            save(step, is_best=is_best)
+
+    if not evaluated:
+        end_epoch(first, _Clock(train_feed, steps_per_epoch).stop(first - 1, None, world))
     for step in range(first, num_steps):
+        if control.before(step):
+            save(step)
+            control.stop_if_asked()
         epoch, i = divmod(step, steps_per_epoch)
         if i == 0 or step == first:
             forward.train()
@@ -141,33 +188,32 @@ def train(
         on_step(step + 1, lr, step_sums)
 
         is_last = i + 1 == steps_per_epoch or step + 1 == num_steps
-        bad = losses.add(step, step_sums)
-        if bad is None and is_last:  # before it is evaluated and saved
-            bad = losses.first_bad()
-        if bad is not None:
-            with distributed.together(world):
-                if world.rank == 0:
-                    finite.stop(bad, train_feed, run_folder)
+        check_losses(losses.add(step, step_sums))
         if is_last:
+            check_losses(losses.first_bad())  # before it is evaluated
             batches.close()
-            metrics = {"epoch": epoch + 1, "step": step + 1, "train_loss": float(sums[0] / sums[1])}
-            times = clock.stop(step, flops_of_a_row, world)
-            sums.zero_()
-            if val_feed is not None:
-                with ema.averaged(model, averages):
-                    val = evaluate(model, recipe, val_feed, config, world)
-                metrics |= {f"val_{name}": value for name, value in val.items()}
-            on_epoch(EpochResult(metrics, times))
-            state = {
-                "model": model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "ema": averages,
-            }
-            state = distributed.full(state, world)
-            if world.rank == 0:
-                checkpoint.save(run_folder, {"epoch": epoch + 1, "step": step + 1}, state)
+            end_epoch(step + 1, clock.stop(step, flops_of_a_row, world))
     if averages is not None:
         ema.assign(model, averages)
+
+
+def _load(
+    saved: Mapping[str, Any],
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    averages: Sequence[torch.Tensor] | None,
+) -> None:
+    try:
+        distributed.load_model(model, saved["model"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            distributed.load_optimizer(optimizer, state)
+        if averages is not None:
+            distributed.load_each(averages, saved["ema"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise RunError(
+            f"the checkpoint does not fit the model that the recipe makes now ({' '.join(str(error).split())}); go "
+            f"back to the recipe's code of that run, or choose another --out"
+        ) from error
 
 
 def _places(plan: Plan, batch: int, world: World) -> torch.Tensor:

@@ -3,18 +3,20 @@
 One process is one rank. All of them read; rank 0 alone writes the run folder and the terminal.
 
 A run folder holds config.json, card.json (of the dataset), starts.jsonl (when, where and by which versions it was
-started), metrics.jsonl (the same on every run of the same configuration), timings.jsonl, tensorboard/, checkpoints/,
-and in the end model.safetensors and report.json. A run that was interrupted goes on from its newest checkpoint when
-it is started again.
+started), metrics.jsonl (the same on every run of the same configuration), timings.jsonl, status.json, tensorboard/,
+checkpoints/, and in the end model.safetensors and report.json. A run that was interrupted goes on from its newest
+checkpoint when it is started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,11 +29,13 @@ from penstock import card as cards
 from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
-from penstock.errors import RunError
+from penstock.errors import Preempted, RunError
 from penstock.recipe import Recipe, find
-from train import acceleration, checkpoint, distributed
+from train import acceleration, distributed, status
 from train import flops as flops_of
+from train.checkpoint import Checkpoints
 from train.config import Compile, Options, Precision, TrainConfig
+from train.control import Control
 from train.distributed import Parallel, World
 from train.evaluate import evaluate
 from train.feed import Feed
@@ -42,8 +46,10 @@ from train.loop import EpochResult
 from train.loop import train as train_loop
 from train.observe import environment, json_lines, mlflow
 from train.observe.tensorboard import Charts
+from train.preemption import Signals, caught
 from train.profiling import profiling
 from train.random import seed_dropout_by_row
+from train.watchdog import Watchdog
 
 EVALUATION_BATCH = 1024
 
@@ -67,27 +73,51 @@ def train(
     console: Console,
     reading: Mapping[str, Any] | None = None,
     options: Options | None = None,
+    signals: Signals | None = None,
 ) -> Trained:
     """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
 
     `reading` are options of `Feed` that change how it reads, not what: `num_workers`, `verify`, `cache`, `cache_bytes`.
 
-    Raises: RunError where the folder holds a run of another configuration, recipe or dataset version.
+    Raises: RunError where the folder holds a run of another configuration, recipe or dataset version; Preempted where
+    `signals` asked for an end.
     """
-    data_url, options = store.absolute(data_url), options or Options()
-    with distributed.together(world):
-        done: dict[str, Any] | None = None
+    data_url, options, signals = store.absolute(data_url), options or Options(), signals or Signals()
+    with ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(world, options.timeout, folder, signals))
+        checkpoints, done, is_over = None, None, False
+        with distributed.together(world):
+            if world.rank == 0:
+                card = cards.load(data_url, version)
+                store.check_writable(str(folder))
+                checkpoints = stack.enter_context(Checkpoints(folder))
+                _same_run_or_new(folder, recipe, data_url, card, config, options.resume_anyway, console)
+                version, is_over = card.version, status.is_restart_of_preempted(folder)
+                if (folder / "report.json").exists():
+                    done = json.loads((folder / "report.json").read_text())
+        version, done, is_over = distributed.from_rank_0((version, done, is_over), world)
+        if done is not None:
+            return Trained(folder, done, reused=True)
+        if is_over:
+            raise Preempted(signal.SIGTERM, "before it was started again by its launcher")
         if world.rank == 0:
-            card = cards.load(data_url, version)
-            store.check_writable(str(folder))
-            _same_run_or_new(folder, recipe, data_url, card, config)
-            version = card.version
-            if (folder / "report.json").exists():
-                done = json.loads((folder / "report.json").read_text())
-    version, done = distributed.from_rank_0((version, done), world)
-    if done is not None:
-        return Trained(folder, done, reused=True)
+            stack.enter_context(status.told(folder, world.size))
+        control = Control(world, signals, watchdog, checkpoints, options.checkpoint_seconds)
+        return _train(recipe, data_url, folder, config, world, version, console, reading or {}, options, control)
 
+
+def _train(
+    recipe: Recipe,
+    data_url: str,
+    folder: Path,
+    config: TrainConfig,
+    world: World,
+    version: str | None,
+    console: Console,
+    reading: Mapping[str, Any],
+    options: Options,
+    control: Control,
+) -> Trained:
     with distributed.together(world):
         model_recipe, card = recipe.model(), cards.load(data_url, version)
         torch.manual_seed(config.seed)
@@ -104,7 +134,7 @@ def train(
             seed=config.seed,
             rank=world.rank,
             world_size=world.size,
-            **(reading or {}),
+            **reading,
         )
         if not train_feed.num_rows:
             raise RunError(
@@ -119,7 +149,7 @@ def train(
                 shuffle=False,
                 rank=world.rank,
                 world_size=world.size,
-                **(reading or {}),
+                **reading,
             )
             for name in ("val", "test")
             if name in card.splits and name not in config.train_split.split("+")
@@ -130,9 +160,11 @@ def train(
     with distributed.together(world):
         saved = None
         if world.rank == 0:
-            if (saved := checkpoint.latest(folder)) is not None:
-                console.say(f"Going on after step {saved['position']['step']:,} of {num_steps:,}")
-            _drop_results_after(folder, saved["position"]["step"] if saved else 0)
+            at = {"step": 0, "evaluated": True}
+            if (saved := control.latest(console.say)) is not None:
+                at = saved["position"]
+                console.say(f"Going on after step {at['step']:,} of {num_steps:,}")
+            _drop_results_after(folder, at["step"] if at["evaluated"] else at["step"] - 1)
 
             started = environment.describe(recipe.folder, world.device, world.size)
             console.say(environment.summary(started, card))
@@ -143,6 +175,7 @@ def train(
     results = json_lines.read(folder / "timings.jsonl")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
+        control,
         Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress,
         profiling(options.profile, folder, world) as profiler_step,
     ):
@@ -184,13 +217,26 @@ def train(
             progress.reset(bar, description=f"epoch {times.epoch + 1}/{num_epochs}")
 
         val_feed = held_out.get("val")
-        train_loop(model, model_recipe, config, options, train_feed, val_feed, world, folder, saved, on_step, on_epoch)
+        train_loop(
+            model,
+            model_recipe,
+            config,
+            options,
+            train_feed,
+            val_feed,
+            world,
+            control,
+            folder,
+            saved,
+            on_step,
+            on_epoch,
+        )
+        test = evaluate(model, model_recipe, held_out["test"], config, world, control) if "test" in held_out else {}
 
-    test = evaluate(model, model_recipe, held_out["test"], config, world) if "test" in held_out else {}
     weights = distributed.full(model.state_dict(), world)
     if world.rank:
         return Trained(folder, {}, reused=False)
-    seconds, rows = (sum(timing[name] for timing in results) for name in ("seconds", "rows"))
+    seconds, rows = (max(1e-9, sum(timing[name] for timing in results)) for name in ("seconds", "rows"))
     precision = acceleration.resolve(config.precision, world.device)
     flops = [timing["flops_per_s"] for timing in results if timing["flops_per_s"] is not None]
     flops_per_s = statistics.mean(flops) if flops else None
@@ -232,13 +278,27 @@ def differences(folder: Path, recipe: Recipe, data_url: str, card: Card, config:
     ]
 
 
-def _same_run_or_new(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> None:
+def _same_run_or_new(
+    folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig, anyway: bool, console: Console
+) -> None:
     """Writes config.json and card.json into a new run folder; compares with those of an old one."""
+    earlier: list[Any] = []
     if (folder / "config.json").exists():
-        if differs := differences(folder, recipe, data_url, card, config):
-            raise RunError(f"{folder}: holds another run ({'; '.join(differs)}); choose another --out")
-        return
+        if not (differs := differences(folder, recipe, data_url, card, config)):
+            return
+        if not anyway:
+            raise RunError(
+                f"{folder}: holds another run ({'; '.join(differs)}); choose another --out, or go on from its newest "
+                f"checkpoint with what is given now (--resume-anyway)"
+            )
+        console.say(f"Going on with another run ({'; '.join(differs)}), as --resume-anyway asks")
+        there = read_config(folder)
+        earlier = [*there.pop("earlier", []), there]
+        for name in ("report.json", "model.safetensors"):
+            (folder / name).unlink(missing_ok=True)
     described = _described(recipe, data_url, card, config)
+    if earlier:
+        described["earlier"] = earlier  # of the steps up to a checkpoint, the newest last
     store.replace(folder / "card.json", cards.to_json(card).encode())
     store.replace(folder / "config.json", _json(described))
 
@@ -314,6 +374,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", required=True, metavar="URL", help="the dataset's folder")
     made.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
     made.add_argument("--version", help="dataset version; default: the newest")
+    made.add_argument(
+        "--resume-anyway",
+        action="store_true",
+        help="go on from the folder's newest checkpoint though dataset version, model or configuration differ",
+    )
+    launched = made.add_argument_group("several processes, or machines with a common run folder")
+    launched.add_argument(
+        "--nproc-per-node", type=int, default=1, metavar="N", help="ranks of this machine; default: 1"
+    )
+    launched.add_argument("--nnodes", type=int, default=1, metavar="M", help="machines; default: 1")
+    launched.add_argument("--rdzv-endpoint", default="", metavar="HOST:PORT", help="where the first machine is found")
+    launched.add_argument("--node-rank", type=int, help="of this machine; default: in the order in which they come")
+    launched.add_argument("--max-restarts", type=int, default=0, help="of ranks that died; default: 0")
     add_config_arguments(made)
     return made
 
@@ -343,6 +416,16 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
         default="ddp",
         help="with several ranks: each has the whole model (ddp, default) or a part of it (fsdp)",
     )
+    made.add_argument(
+        "--checkpoint-seconds", type=float, default=Options.checkpoint_seconds, metavar="S", help="default: 60"
+    )
+    made.add_argument(
+        "--timeout",
+        type=float,
+        default=Options.timeout,
+        metavar="S",
+        help="end the run where a rank has not moved for so long; default: 600",
+    )
     add_reading_arguments(made)
 
 
@@ -363,7 +446,14 @@ def reading(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def options(arguments: argparse.Namespace) -> Options:
-    return Options(parallel=arguments.parallel, compile=arguments.compile, profile=arguments.profile)
+    return Options(
+        parallel=arguments.parallel,
+        compile=arguments.compile,
+        profile=arguments.profile,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+        timeout=arguments.timeout,
+        resume_anyway=getattr(arguments, "resume_anyway", False),
+    )
 
 
 def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
@@ -377,7 +467,7 @@ def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     recipe = find(arguments.recipe)
     folder = Path(arguments.out).expanduser().absolute()
-    with distributed.joined(arguments.device) as world:
+    with caught() as signals, distributed.joined(arguments.device) as world:
         with distributed.together(world):
             config = configure(recipe, arguments)
         trained = train(
@@ -390,6 +480,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
             console,
             reading(arguments),
             options(arguments),
+            signals,
         )
     if trained.report:
         report(trained, console)
@@ -397,7 +488,16 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.execute(parser().parse_args(argv), work, quiet=distributed.environment_rank() > 0)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    said = (made := parser()).parse_args(arguments)
+    if said.nnodes > 1 and not said.rdzv_endpoint:
+        made.error("--nnodes: expected --rdzv-endpoint HOST:PORT too, the same on every machine")
+    if said.nproc_per_node * said.nnodes > 1 and status.launch() is None:
+        from train.launch import Launch, launch
+
+        wanted = Launch(said.nproc_per_node, said.nnodes, said.node_rank, said.rdzv_endpoint, said.max_restarts)
+        return launch(wanted, arguments)
+    return command.execute(said, work, quiet=distributed.environment_rank() > 0)
 
 
 if __name__ == "__main__":

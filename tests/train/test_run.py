@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +24,6 @@ from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.recipe import find
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
-from train import checkpoint
 from train.config import TrainConfig
 from train.distributed import World
 from train.evaluate import evaluate
@@ -93,6 +88,7 @@ def test_a_run_folder_explains_itself(recipe: Path, dataset: Path, tmp_path: Pat
         "tensorboard",
         "metrics.jsonl",
         "timings.jsonl",
+        "status.json",
         "checkpoints",
         "model.safetensors",
         "report.json",
@@ -119,48 +115,6 @@ def test_another_seed_ends_elsewhere(recipe: Path, dataset: Path, tmp_path: Path
     assert result(tmp_path / "one")[0] != result(tmp_path / "other")[0]
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
-def test_a_run_that_was_interrupted_ends_as_if_it_was_not(
-    recipe: Path, dataset: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start(recipe, dataset, tmp_path / "whole")
-    save = checkpoint.save
-
-    def save_then_stop(folder: Path, position: dict[str, int], state: dict[str, Any]) -> Path:
-        path = save(folder, position, state)
-        if position["epoch"] == stop_after:
-            raise KeyboardInterrupt
-        return path
-
-    monkeypatch.setattr(checkpoint, "save", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        start(recipe, dataset, tmp_path / "cut")
-    monkeypatch.setattr(checkpoint, "save", save)
-    assert not (tmp_path / "cut" / "model.safetensors").exists()
-    start(recipe, dataset, tmp_path / "cut")
-    assert_same(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_a_run_killed_with_sigkill_ends_as_if_it_was_not(recipe: Path, dataset: Path, tmp_path: Path) -> None:
-    """Killed between an epoch's figures and its checkpoint, or in the next epoch: wherever the signal finds it."""
-
-    def command(run: Path) -> list[str]:
-        arguments = [str(recipe), "--data", str(dataset), "--out", str(run), "--epochs", "60"]
-        return [sys.executable, "-m", "train.run", *arguments]
-
-    whole, run = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL)
-    for epochs in (5, 30):
-        process = subprocess.Popen(command(run), stdout=subprocess.DEVNULL)
-        metrics = run / "metrics.jsonl"
-        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < epochs):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    subprocess.run(command(run), check=True, stdout=subprocess.DEVNULL)
-    assert_same(whole, run)
-
-
 def test_a_finished_run_is_not_trained_again(recipe: Path, dataset: Path, tmp_path: Path) -> None:
     start(recipe, dataset, tmp_path / "run")
     before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
@@ -172,38 +126,6 @@ def test_a_folder_with_another_run_is_refused_with_what_differs(recipe: Path, da
     start(recipe, dataset, tmp_path / "run")
     with pytest.raises(RunError, match=r"another run \(seed: 0 there, 5 now\); choose another --out"):
         start(recipe, dataset, tmp_path / "run", replace(SMALL, seed=5))
-
-
-def test_a_damaged_checkpoint_is_named(recipe: Path, dataset: Path, tmp_path: Path) -> None:
-    start(recipe, dataset, tmp_path / "run")
-    (tmp_path / "run" / "report.json").unlink()
-    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
-    newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(RunError, match=rf"{newest.name}: not a checkpoint that can be read"):
-        start(recipe, dataset, tmp_path / "run")
-
-
-def test_a_checkpoint_runs_no_pickled_code(tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-
-    class Trap:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(sprung),)
-
-    (tmp_path / "checkpoints").mkdir()
-    torch.save({"position": Trap()}, tmp_path / "checkpoints" / "epoch-0001.pt", pickle_module=pickle)
-    with pytest.raises(RunError, match="not a checkpoint"):
-        checkpoint.latest(tmp_path)
-    assert not sprung.exists()
-
-
-def test_checkpoints_keep_the_newest_two(tmp_path: Path) -> None:
-    for epoch in range(1, 6):
-        checkpoint.save(tmp_path, {"epoch": epoch}, {"model": {"w": torch.tensor(epoch)}})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch-0004.pt", "epoch-0005.pt"]
-    found = checkpoint.latest(tmp_path)
-    assert found is not None
-    assert found["position"] == {"epoch": 5}
 
 
 class Constant(nn.Module):

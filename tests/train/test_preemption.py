@@ -1,0 +1,125 @@
+"""Signals, dying and hanging ranks: who ends, how soon, with which exit code and sentence, and that the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.processes import Place, assert_same, outcome
+
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+TWO = ("--nproc-per-node", "2")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place.made(tmp_path_factory.mktemp("preemption"))
+
+
+def test_a_signal_ends_a_run_where_it_can_go_on(place: Place) -> None:
+    """SIGTERM in a step, SIGTERM in an evaluation, Ctrl-C: then the run ends as one that nobody stopped."""
+    place.finish("whole")
+    started = place.start("stopped")
+    code, said = started.stop(signal.SIGTERM)
+    assert code == 75, said
+    assert "SIGTERM: stopped after step" in said
+    assert said.rstrip().endswith("the same command goes on from there")
+    assert started.status()["state"] == "preempted"
+
+    started = place.start("stopped", SLEEP_EVALUATIONS="1")
+    assert started.until_next("evaluations", 1)
+    os.kill(started.process.pid, signal.SIGTERM)
+    code, said = started.end(10)
+    assert code == 75, said
+    newest = torch.load(max((started.run / "checkpoints").glob("step-*.pt")), weights_only=True)
+    assert newest["position"] == {"step": newest["position"]["step"] // 5 * 5, "evaluated": False}
+
+    started = place.start("stopped")
+    code, said = started.stop(signal.SIGINT)
+    assert code == 130, said
+    assert "SIGINT: stopped after step" in said
+    place.finish("stopped")
+    assert started.status()["state"] == "finished"
+    assert_same(place.folder / "whole", place.folder / "stopped")
+
+
+def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:
+    started = place.start("twice", SLEEP_STEPS="30")
+    assert started.until_next("steps", 1)
+    os.kill(started.process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    os.kill(started.process.pid, signal.SIGTERM)
+    assert started.end(5)[0] == 143
+
+
+def test_another_number_of_ranks_goes_on_with_the_same_batches(place: Place) -> None:
+    """2 ranks until their launcher gets SIGTERM, 1 rank until it does, 2 until one of them does, then 1 to the end."""
+    place.finish("one", DROPOUT="0")
+    for ranks in (TWO, (), (*TWO, "--max-restarts", "2")):
+        started = place.start("several", *ranks, DROPOUT="0")
+        assert started.until_next("steps", 3)
+        code, said = started.stop(signal.SIGTERM, started.ranks()[1] if "--max-restarts" in ranks else None)
+        assert code == 75, said
+        assert said.count("SIGTERM: stopped after step") == 1
+        assert started.status()["state"] == "preempted"
+    place.finish("several", DROPOUT="0")
+    one, several = outcome(place.folder / "one"), outcome(place.folder / "several")
+    for mine, theirs in zip(one[0].splitlines(), several[0].splitlines(), strict=True):
+        assert json.loads(mine) == pytest.approx(json.loads(theirs), rel=1e-4)
+    torch.testing.assert_close(one[1], several[1], rtol=1e-3, atol=1e-5)
+
+
+def test_a_rank_that_dies_is_heard_and_takes_the_others_along(place: Place) -> None:
+    started = place.start("dying", *TWO, FAIL="1")
+    assert started.until(Path(started.marks + "failed").exists)
+    code, said = started.end(10)
+    assert code == 1
+    assert said.count("Traceback") == 1
+    assert "ValueError: a bug of the recipe" in said
+    assert "rank 0 ends" in said.partition("Traceback")[2]
+    assert started.status()["state"] == "failed"
+    assert "rank 1: ValueError: a bug of the recipe" in started.status()["error"]
+
+
+def test_torchrun_starts_ranks_again_that_died(place: Place) -> None:
+    program = (*TORCHRUN, "--max-restarts", "1", "-m", "train.run")
+    started = place.start("restarted", FAIL="1", program=program)
+    code, said = started.end()
+    assert code == 0, said
+    assert "Going on after step" in said
+    assert started.status()["state"] == "finished"
+
+
+@pytest.mark.soak
+def test_torchrun_does_not_train_on_after_a_preemption(place: Place) -> None:
+    program = (*TORCHRUN, "--max-restarts", "2", "-m", "train.run")
+    started = place.start("torchrun", program=program)
+    assert started.until_next("steps", 3)
+    os.kill(started.ranks()[1], signal.SIGTERM)
+    assert started.until(lambda: started.status()["state"] == "preempted")
+    steps = started.count("steps")
+    code, _ = started.end()
+    assert code == 1  # of torchrun, whatever its ranks say
+    assert started.count("steps") == steps
+    assert started.status()["state"] == "preempted"
+
+
+def test_a_rank_that_hangs_is_named(place: Place) -> None:
+    started = place.start("hanging", *TWO, "--timeout", "8")
+    assert started.until_next("steps", 3)
+    stopped = started.ranks()[1]
+    os.kill(stopped, signal.SIGSTOP)
+    assert started.until(lambda: started.status()["state"] == "failed")
+    os.kill(stopped, signal.SIGCONT)  # it would get SIGKILL half a minute later
+    code, said = started.end(20)
+    assert code == 1, said
+    error = started.status()["error"]
+    assert error.startswith(f"rank 1 (process {stopped} on ")
+    assert error.endswith(" for 8 s (--timeout)")
+    assert f"error: {error}" in said
