@@ -6,7 +6,7 @@ DEMO := demo
 # The machine's own certificates: companies have theirs.
 UV := $(BIN)/uv --system-certs pip
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster soak lint types bench lock clean cluster-up cluster-down
+.PHONY: help demo test test-cluster soak lint types bench lock clean cluster-up cluster-down dist
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -23,7 +23,7 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not soak and not cluster" tests
 
-test-cluster: $(VENV)/.dev  ## the tests on real HDFS daemons, which they start and stop
+test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop
 	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster
 
 soak: $(VENV)/.dev  ## the tests that kill and corrupt at their full count
@@ -31,6 +31,9 @@ soak: $(VENV)/.dev  ## the tests that kill and corrupt at their full count
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+dist:  ## dist/penstock.zip: the code that a Spark cluster's executors need
+	@$(PYTHON) -m cluster.dist
 
 cluster-up: $(VENV)/.dev  ## real HDFS, YARN and Spark daemons on this machine, on 127.0.0.1
 	@$(BIN)/python -m cluster up

@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sklearn.datasets
 
-from cluster.__main__ import Cluster, down, up
+from cluster.__main__ import SERVICES, Cluster, down, up
+from etl.run import etl
 from penstock import store
+from penstock.card import Card
 from penstock.console import Console
+from penstock.recipe import find
+
+RAW = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +32,26 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield up(folder, ["hdfs"], Console())
     finally:
         down(folder)
+
+
+@pytest.fixture(scope="session")
+def whole(hdfs: Cluster) -> Cluster:
+    """With YARN and standalone Spark."""
+    return up(hdfs.folder, SERVICES, Console())
+
+
+@pytest.fixture(scope="session")
+def raw(hdfs: Cluster) -> str:
+    """The digits' csv file on HDFS."""
+    url = f"{hdfs.hdfs_url}/raw/digits.csv.gz"
+    store.write(url, memoryview(RAW.read_bytes()))
+    return url
+
+
+@pytest.fixture(scope="session")
+def local_card(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    """Of the digits, made by a local Spark of local files."""
+    return etl(find("digits"), str(RAW), str(tmp_path_factory.mktemp("local") / "dataset"), Console()).card
 
 
 def put(folder: Path, url: str) -> str:
