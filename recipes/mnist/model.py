@@ -44,8 +44,8 @@ def build_model(config: TrainConfig, card: Card) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 64), nn.ReLU(), nn.Linear(64, NUM_CLASSES))
     return nn.Sequential(
         nn.Conv2d(1, 32, 3),  # (B, 32, 26, 26)
-        nn.ReLU(),
         nn.MaxPool2d(2),  # (B, 32, 13, 13)
+        nn.ReLU(),  # after the pool: the same values, of a quarter as many
         nn.Flatten(),
         nn.Linear(32 * 13 * 13, 64),
         nn.ReLU(),

@@ -108,7 +108,8 @@ def test_a_model_gets_the_type_and_format_that_it_has() -> None:
     model({"image": torch.zeros(2, 3, 8, 8), "features": torch.zeros(2, 5), "index": torch.zeros(2, dtype=torch.int64)})
     assert [tensor.dtype for tensor in seen] == [torch.float64, torch.float64, torch.int64]
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
-    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert model.conv.weight.is_contiguous()
+    assert model.conv(seen[0]).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.soak
