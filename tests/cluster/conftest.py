@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.recipe import find
 
+ROOT = Path(__file__).resolve().parents[2]
 RAW = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
 
 
@@ -60,3 +63,14 @@ def put(folder: Path, url: str) -> str:
         if file.is_file():
             store.write(f"{url}/{file.relative_to(folder)}", memoryview(file.read_bytes()))
     return url
+
+
+def environment(folder: Path, side: str) -> Path:
+    """The Python of an environment made from a lock file, with no code of ours."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python, uv = folder / "bin" / "python", Path(sys.executable).with_name("uv")
+    install = [uv, "--system-certs", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", python]
+    subprocess.run([*install, "-r", ROOT / "requirements" / f"{side}.lock"], check=True, timeout=600)
+    found = subprocess.run([python, "-I", "-c", "import penstock"], capture_output=True, text=True)
+    assert "No module named 'penstock'" in found.stderr
+    return python

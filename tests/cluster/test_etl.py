@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.recipe import find
 from penstock.verify import verify
+from tests.cluster.conftest import ROOT, environment
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("--driver-memory", "1g", "--executor-memory", "1g", "--num-executors", "2")
 
 
@@ -81,12 +80,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def etl_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment made from requirements/etl.lock: Spark, no torch, and no code of ours."""
-    folder = tmp_path_factory.mktemp("etl") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    python, uv = folder / "bin" / "python", Path(sys.executable).with_name("uv")
-    install = [uv, "--system-certs", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", python]
-    subprocess.run([*install, "-r", ROOT / "requirements" / "etl.lock"], check=True, timeout=600)
-    found = subprocess.run([python, "-I", "-c", "import penstock"], capture_output=True, text=True, cwd=folder)
-    assert "No module named 'penstock'" in found.stderr
-    assert "torch" not in {path.name for path in folder.glob("lib/*/site-packages/*")}
+    python = environment(tmp_path_factory.mktemp("etl") / "venv", "etl")
+    assert "torch" not in {path.name for path in python.parent.parent.glob("lib/*/site-packages/*")}
     return python
