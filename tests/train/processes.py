@@ -49,7 +49,7 @@ def prepare(batch, card):
     time.sleep(float(os.environ.get("SLEEP_" + kind.upper(), 0.005)))
     return batch["x"] / 100
 '''
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 @dataclass(frozen=True)

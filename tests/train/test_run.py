@@ -24,7 +24,7 @@ from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.recipe import find
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
-from train.config import TrainConfig
+from train.config import Options, TrainConfig
 from train.distributed import World
 from train.evaluate import evaluate
 from train.feed import Feed
@@ -126,6 +126,32 @@ def test_a_folder_with_another_run_is_refused_with_what_differs(recipe: Path, da
     start(recipe, dataset, tmp_path / "run")
     with pytest.raises(RunError, match=r"another run \(seed: 0 there, 5 now\); choose another --out"):
         start(recipe, dataset, tmp_path / "run", replace(SMALL, seed=5))
+
+
+def test_another_run_goes_on_from_a_folder_if_told_to(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    run, longer = tmp_path / "run", replace(SMALL, epochs=4, seed=5)
+    start(recipe, dataset, run)
+    three = (run / "metrics.jsonl").read_text()
+    options = Options(resume_anyway=True)
+    told = train(find(str(recipe)), str(dataset), run, longer, CPU, None, Console(), options=options)
+    assert told.report["epochs"] == 4
+    lines = (run / "metrics.jsonl").read_text()
+    assert lines.startswith(three)
+    assert lines.count("\n") == 4
+    config = json.loads((run / "config.json").read_text())
+    assert (config["config"]["seed"], config["earlier"][0]["config"]["seed"]) == (5, 0)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_what_does_not_fit(
+    recipe: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(recipe, dataset, tmp_path / "run")
+    (tmp_path / "run" / "report.json").unlink()
+    edited = nn.Sequential(nn.Linear(3, 9), nn.Linear(9, 3))
+    monkeypatch.setattr(find(str(recipe)).model(), "build_model", lambda config, card: edited)
+    with pytest.raises(RunError, match=r"does not fit the model .* size mismatch for 0.weight.*choose another --out"):
+        start(recipe, dataset, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
 class Constant(nn.Module):
