@@ -44,7 +44,8 @@ def summary(described: Mapping[str, Any], card: Card) -> str:
     ranks = described["world_size"]
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items() if version)
     digests = ", ".join(f"{name} {split.digest}" for name, split in card.splits.items() if split.digest)
-    recipe = f", recipe at commit {described['commit']}" if described["commit"] else ""
+    head, dash, dirty = (described["commit"] or "").partition("-")
+    recipe = f", recipe at commit {head[:12]}{dash}{dirty}" if head else ""
     return (
         f"On {described['host']}: {described['device']}, {ranks} rank{'s' if ranks > 1 else ''}{recipe}\n"
         f"Dataset version {card.version}{f' ({digests})' if digests else ''}\n{versions}"
