@@ -29,9 +29,9 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 def prepare(model: nn.Module, precision: Precision, device: torch.device) -> nn.Module:
     """The model on its device; pictures, (B, channels, height, width), reach convolutions channels-last.
 
-    Tensor cores want them so, and on CPUs pooling and its gradient are several times faster. What a convolution is given
-    decides for all that follows. Its weights stay as they are: FSDP takes no others, and the fused optimizers pair a
-    weight with its saved state by their places in memory.
+    Tensor cores want them so, and on CPUs pooling and its gradient are several times faster. What a convolution is
+    given decides for all that follows. Its weights stay as they are: FSDP takes no others, and the fused optimizers
+    pair a weight with its saved state by their places in memory.
     """
     dtype = torch.float64 if precision == "float64" else None
     convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())

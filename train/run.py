@@ -490,6 +490,8 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     said = (made := parser()).parse_args(arguments)
+    if min(said.nproc_per_node, said.nnodes) < 1:
+        made.error(f"expected 1 or more ranks and machines, found {said.nproc_per_node} and {said.nnodes}")
     if said.nnodes > 1 and not said.rdzv_endpoint:
         made.error("--nnodes: expected --rdzv-endpoint HOST:PORT too, the same on every machine")
     if said.nproc_per_node * said.nnodes > 1 and status.launch() is None:

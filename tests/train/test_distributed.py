@@ -117,8 +117,8 @@ def trained(folder: Path) -> dict[int, Path]:
 def errors(folder: Path) -> dict[str, Any]:
     """Runs that fail before the first step, on all three ranks or on one: none may wait for ever, rank 0 says why."""
     lanes = (
-        "expected a world size that divides the 4 lanes, and a rank below it, found rank 0 of 3; choose lanes that it "
-        "divides, such as 12"
+        "expected a world size that divides the 4 lanes, and a rank below it, found rank 0 of 3; start 1 or 2 or 4 "
+        "ranks, or choose lanes that 3 divides"
     )
     where = {"recipe": str(folder / "blocks"), "data": str(folder / "data")}
     return {

@@ -104,9 +104,10 @@ class Plan:
     def _ranges(self, first: int, count: int, rank: int, world_size: int) -> tuple[I64, I64]:
         """(lanes of the rank that have rows left,) each, among the N rows, where `count` batches start and stop."""
         if self.lanes % world_size or not 0 <= rank < world_size:
+            fitting = [str(n) for n in range(1, self.lanes + 1) if self.lanes % n == 0]
             raise RunError(
                 f"expected a world size that divides the {self.lanes} lanes, and a rank below it, found rank {rank} of "
-                f"{world_size}; choose lanes that it divides, such as {self.lanes * world_size}"
+                f"{world_size}; start {' or '.join(fitting)} ranks, or choose lanes that {world_size} divides"
             )
         share = self.global_batch_size // self.lanes
         lane = np.arange(rank, self.lanes, world_size)
