@@ -67,7 +67,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """The world of this process, with the process group open: NCCL between GPUs, gloo between CPUs."""
+    """The world of this process, with the process group open: NCCL between GPUs, gloo between CPUs.
+
+    An error of another rank than the first says which one's it is.
+    """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
         yield World(choose_device(device))
@@ -85,7 +88,12 @@ def joined(device: str) -> Iterator[World]:
         world_size=world.size,
         device_id=world.device if on_gpu else None,
     )
-    yield world
+    try:
+        yield world
+    except PenstockError as error:
+        if not world.rank:
+            raise
+        raise type(error)(f"rank {world.rank}: {error}") from error
     # Not after an error: the other ranks may be in a collective that this one will never join.
     dist.destroy_process_group()
 

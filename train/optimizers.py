@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from train.config import Optimizer
+from train.distributed import is_sharded
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -72,7 +73,9 @@ def _adamw(groups: list[dict[str, Any]], config: Optimizer) -> torch.optim.Optim
 
 def _sgd(groups: list[dict[str, Any]], config: Optimizer) -> torch.optim.Optimizer:
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+    # torch 2.15 has no fused SGD for the parameters of FSDP2.
+    fused = None if any(is_sharded(p) for group in groups for p in group["params"]) else True
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused)
 
 
 def _undecayed(model: nn.Module, config: Optimizer) -> set[nn.Parameter]:

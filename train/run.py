@@ -359,6 +359,9 @@ def report(trained: Trained, console: Console) -> None:
         f"Data stall {told['data_stall']:.1%}, {told['rows_per_s']:,.0f} rows/s, "
         f"{told['bytes_per_s'] / 1e6:,.1f} MB/s, {told['seconds_per_epoch']:.1f} s per epoch on {told['device']}"
     )
+    if told["flops_per_s"] is not None:
+        mfu = f", {told['mfu']:.1%} of the peak (MFU)" if told["mfu"] is not None else ""
+        console.say(f"{told['flops_per_s'] / 1e12:,.3g} TFLOP/s of the model in {told['precision']}{mfu}")
     if (told_to := advice(told["feed_seconds"], told["data_stall"], told["num_workers"])) is not None:
         console.say(told_to)
     console.say(f"Run: {store.shown(store.absolute(str(trained.folder)))}")

@@ -33,7 +33,8 @@ from train.classification import loss as plain_loss
 from train.config import Optimizer, TrainConfig
 
 def config(model=None):
-    return TrainConfig(model="blocks", epochs=1, global_batch_size=24, lanes=12, optimizer=Optimizer(lr=1e-2))
+    sgd = Optimizer("sgd", lr=0.3)  # AdamW would not show the size of a gradient
+    return TrainConfig(model="blocks", epochs=1, global_batch_size=24, lanes=12, optimizer=sgd)
 
 class Blocks(nn.Module):
     def __init__(self):
