@@ -16,9 +16,10 @@ from penstock.console import Console
 from penstock.recipe import find
 from tests.train import ranks
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
-from train import random
+from train import acceleration, random
 from train.config import Optimizer, Schedule
 from train.distributed import World
+from train.evaluate import evaluate
 from train.feed import Feed
 from train.run import train
 
@@ -37,9 +38,9 @@ def config(model=None):
     return TrainConfig(model="blocks", epochs=1, global_batch_size=24, lanes=12, optimizer=sgd)
 
 class Blocks(nn.Module):
-    def __init__(self):
+    def __init__(self, norm):
         super().__init__()
-        self.into = nn.Linear(3, 7)
+        self.into = nn.Sequential(nn.Linear(3, 7), norm)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(7, 7), nn.Tanh(), nn.Dropout(0.3)) for _ in range(2))
         self.out = nn.Linear(7, 3)
 
@@ -52,7 +53,7 @@ class Blocks(nn.Module):
 def build_model(config, card):
     if config.model == "broken" and os.environ.get("RANK") == "2":
         raise RunError("this machine has no room")
-    return Blocks()
+    return Blocks(nn.BatchNorm1d(7) if config.model == "norm" else nn.Identity())
 
 def augment(batch, config, draw, progress):
     return {**batch, "x": batch["x"] + draw(3) * (1 - progress)}
@@ -106,7 +107,10 @@ def trained(folder: Path) -> dict[int, Path]:
             for name, (config, options) in KINDS.items()
         }
         if size == 3:
-            runs = {**errors(folder), **runs}
+            config = {"model": "norm", "precision": "float64", "steps": 3}  # torch refuses to norm a batch of one row
+            norm = {"config": config, "options": {"parallel": "fsdp"}}
+            where = {"recipe": str(folder / "blocks"), "data": str(folder / "data")}
+            runs = {**errors(folder), **runs, str(folder / "norm"): {**where, **norm}}
         files[size] = folder / f"{size}.json"
         files[size].write_text(json.dumps(runs))
     ranks.finish(ranks.start_nodes(2, 1, files[2]))
@@ -155,6 +159,17 @@ def test_any_number_of_ranks_makes_the_same_model(trained: dict[int, Path], size
     reports = [json.loads((path / "report.json").read_text()) for path in (one, run)]
     assert reports[1]["test"] == pytest.approx(reports[0]["test"], rel=0, abs=tolerance)
     assert reports[1]["test_rows"] == 23
+
+
+def test_all_ranks_evaluate_with_the_running_statistics_of_rank_0(trained: dict[int, Path], folder: Path) -> None:
+    """Each rank's are of its own rows; rank 0's are saved, and the figures must be of the saved model."""
+    recipe = find(str(folder / "blocks")).model()
+    config = replace(recipe.config(), model="norm", precision="float64")
+    model = acceleration.prepare(recipe.build_model(config, None), "float64", CPU.device)
+    model.load_state_dict(load_file(folder / "norm" / "model.safetensors"))
+    feed = Feed(str(folder / "data"), "test", global_batch_size=64, shuffle=False)
+    report = json.loads((folder / "norm" / "report.json").read_text())
+    assert report["test"] == pytest.approx(evaluate(model, recipe, feed, config, CPU), rel=0, abs=1e-10)
 
 
 def test_a_step_follows_the_mean_over_the_rows_weighted(folder: Path, tmp_path: Path) -> None:
