@@ -7,6 +7,7 @@ anything: every function gives back what it got.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ def parallelise(model: nn.Module, world: World, parallel: Parallel) -> nn.Module
     if world.size == 1:
         return model
     if parallel == "ddp":
+        # Said of channels-last gradients with one channel, whose strides differ in name only.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         device_ids = [world.device.index] if world.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
     from torch.distributed.device_mesh import init_device_mesh
