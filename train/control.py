@@ -36,6 +36,13 @@ class Control:
         """What rank 0 goes on from. Raises: RunError, as Checkpoints.latest."""
         return None if self._checkpoints is None else self._checkpoints.latest(say)
 
+    def best(self) -> dict[str, Any] | None:
+        """The state of the best evaluation, of rank 0. Raises: RunError, as Checkpoints.best."""
+        if self._checkpoints is None:
+            return None
+        self._checkpoints.wait()
+        return self._checkpoints.best()
+
     def before(self, step: int) -> bool:
         """Whether to save the state now: before a step, of which `step` are done. `stop_if_asked` follows.
 

@@ -79,7 +79,7 @@ def train(
 ) -> None:
     """Trains `model` in place from the checkpoint that rank 0 read, if there is one, to the last step.
 
-    It ends with the averages of its weights where the configuration asks for them.
+    It ends with the averages of its weights, and with those of its best evaluation, where the configuration asks so.
 
     Raises: Preempted where `control` says so, RunError where the loss is not finite, or the checkpoint is of another
     model.
@@ -143,6 +143,8 @@ def train(
     if not evaluated:
         end_epoch(first, _Clock(train_feed, steps_per_epoch).stop(first - 1, None, world))
     for step in range(first, num_steps):
+        if config.early_stopping is not None and best is not None and best.since >= config.early_stopping.patience:
+            break
         if control.before(step):
             save(step)
             control.stop_if_asked()
@@ -193,6 +195,12 @@ def train(
             check_losses(losses.first_bad())  # before it is evaluated
             batches.close()
             end_epoch(step + 1, clock.stop(step, flops_of_a_row, world))
+    if config.early_stopping is not None:
+        with distributed.together(world):
+            saved = control.best()
+        saved = distributed.from_rank_0(saved, world)
+        assert saved is not None
+        _load(saved, model, optimizers, averages)
     if averages is not None:
         ema.assign(model, averages)
 

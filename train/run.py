@@ -154,6 +154,10 @@ def _train(
             for name in ("val", "test")
             if name in card.splits and name not in config.train_split.split("+")
         }
+        if config.early_stopping is not None and "val" not in held_out:
+            raise RunError(
+                "config: early_stopping: no split 'val' is left to evaluate on; train on another, or leave it out"
+            )
     steps_per_epoch = len(train_feed)
     num_steps = config.steps or config.epochs * steps_per_epoch
     num_epochs = -(-num_steps // steps_per_epoch)
@@ -237,6 +241,9 @@ def _train(
     if world.rank:
         return Trained(folder, {}, reused=False)
     seconds, rows = (max(1e-9, sum(timing[name] for timing in results)) for name in ("seconds", "rows"))
+    steps = results[-1]["step"] if results else num_steps
+    if steps < num_steps:
+        console.say(f"Stopped early, after step {steps:,} of {num_steps:,}; the model is that of the best evaluation")
     precision = acceleration.resolve(config.precision, world.device)
     flops = [timing["flops_per_s"] for timing in results if timing["flops_per_s"] is not None]
     flops_per_s = statistics.mean(flops) if flops else None
@@ -246,8 +253,8 @@ def _train(
         "dataset_version": card.version,
         "test": test,
         "test_rows": held_out["test"].num_rows if "test" in held_out else 0,
-        "steps": num_steps,
-        "epochs": num_steps / steps_per_epoch,
+        "steps": steps,
+        "epochs": steps / steps_per_epoch,
         "seconds_per_epoch": seconds / rows * train_feed.num_rows,
         "rows_per_s": rows / seconds,
         "bytes_per_s": sum(timing["seconds"] * timing["bytes_per_s"] for timing in results) / seconds,

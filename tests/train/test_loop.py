@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from penstock.console import Console
 from penstock.errors import RunError
 from penstock.recipe import find
-from train.config import TrainConfig
+from train.config import EarlyStopping, Optimizer, Schedule, TrainConfig
 from train.distributed import World
+from train.evaluate import evaluate
+from train.feed import Feed
 from train.run import train
 
 RECIPE = """
@@ -108,3 +110,28 @@ def test_a_run_stops_at_a_loss_that_is_not_finite_and_keeps_the_keys(
     assert 33 in told[-1]["keys"]
     assert not (tmp_path / "run" / "metrics.jsonl").read_text()
     assert not list((tmp_path / "run" / "checkpoints").glob("*-*.pt"))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.3])
+def test_a_run_stops_early_and_ends_with_its_best_weights(
+    dataset: Path, tmp_path: Path, config: TrainConfig, ema_decay: float | None
+) -> None:
+    steep = replace(config, epochs=30, optimizer=Optimizer("sgd", lr=2.0), schedule=Schedule(decay="constant"))
+    config = replace(steep, early_stopping=EarlyStopping(patience=2), ema_decay=ema_decay)
+    lines = run(dataset, tmp_path, "run", config)
+    losses = [line["val_loss"] for line in lines]
+    assert len(losses) == losses.index(min(losses)) + 1 + 2 < 30
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["steps"] == lines[-1]["step"]
+
+    recipe = find(f"{tmp_path}/linear").model()
+    model = recipe.build_model(config, None)
+    model.load_state_dict(exported(tmp_path / "run"))
+    feed = Feed(str(dataset), "val", global_batch_size=64, shuffle=False)
+    assert evaluate(model, recipe, feed, config, World(torch.device("cpu")))["loss"] == pytest.approx(min(losses))
+
+
+def test_stopping_early_needs_a_split_to_evaluate(dataset: Path, tmp_path: Path, config: TrainConfig) -> None:
+    config = replace(config, train_split="train+val", early_stopping=EarlyStopping())
+    with pytest.raises(RunError, match="early_stopping: no split 'val' is left"):
+        run(dataset, tmp_path, "run", config)
