@@ -86,6 +86,7 @@ def up(folder: Path, services: Sequence[str], console: Console) -> Cluster:
     if not any(process.is_alive for process in cluster.processes.values()):
         ports = {name: port for name, port in cluster.ports.items() if daemons.is_free(port)}
         cluster = Cluster(folder, {name: ports.get(name) or daemons.free_port() for name in PORTS}, {})
+    (folder / "data" / "tmp").mkdir(parents=True, exist_ok=True)
     _write_client_conf(cluster)
     all_daemons = {daemon.name: daemon for daemon in _daemons(cluster, class_path)}
     if "namenode" in wanted and not (folder / "data" / "namenode" / "current" / "VERSION").exists():
@@ -138,7 +139,8 @@ def _daemons(cluster: Cluster, class_path: Sequence[str]) -> list[Daemon]:
     java_binary = str(java.find().home / "bin" / "java")
 
     def hadoop(name: str, main: str, **more: str) -> Daemon:
-        line = [java_binary, *HADOOP_JAVA, "-cp", ":".join([str(CONF), *class_path]), f"org.apache.hadoop.{main}"]
+        own = (f"-Djava.io.tmpdir={data / 'tmp'}", "-cp", ":".join([str(CONF), *class_path]))
+        line = [java_binary, *HADOOP_JAVA, *own, f"org.apache.hadoop.{main}"]
         return Daemon(name, line, {**env, **more})
 
     def spark(name: str, main: str, *arguments: object) -> Daemon:
@@ -181,6 +183,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
         **{name.upper(): str(cluster.ports[name]) for name in ("nm_localizer", "nm_http")},
         "HADOOP_CONF_DIR": str(cluster.conf),
         "SPARK_LOCAL_IP": HOST,
+        "SPARK_DAEMON_JAVA_OPTS": f"-Djava.io.tmpdir={cluster.folder / 'data' / 'tmp'}",
         "SPARK_HOME": str(SPARK_HOME),
         "JAVA_HOME": str(java.WRAPPER_HOME),
         "PENSTOCK_JAVA_HOME": str(java.find().home),
