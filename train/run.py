@@ -405,6 +405,8 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", help="one of the recipe's models; default: its first choice")
     made.add_argument("--epochs", type=int, help="default: the recipe's")
     made.add_argument("--steps", type=int, help="stop after this many steps, whatever the epochs")
+    made.add_argument("--lr", type=float, help="the highest learning rate; default: the recipe's")
+    made.add_argument("--batch-size", type=int, help="rows of a step over all ranks; default: the recipe's")
     made.add_argument("--seed", type=int, help="default: the recipe's")
     made.add_argument(
         "--accumulate", type=int, metavar="N", help="cut a rank's batch into N parts; default: the recipe's"
@@ -471,6 +473,10 @@ def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
     config: TrainConfig = recipe.model().config(arguments.model)
     names = ("epochs", "steps", "accumulate", "precision", "seed", "train_split")
     said = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.lr is not None:
+        said["optimizer"] = replace(config.optimizer, lr=arguments.lr)
+    if arguments.batch_size is not None:
+        said["global_batch_size"] = arguments.batch_size
     return replace(config, **said)
 
 

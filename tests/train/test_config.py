@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from penstock.errors import RunError
+from penstock.recipe import find
 from train.config import EarlyStopping, Optimizer, Schedule, TrainConfig
+from train.run import configure, parser
 
 
 def test_it_survives_json() -> None:
@@ -58,3 +60,10 @@ def test_it_survives_json() -> None:
 def test_what_cannot_be_meant_gets_a_sentence(make: Callable[[], object], message: str) -> None:
     with pytest.raises(RunError, match=f"^config: {message}"):
         make()
+
+
+def test_the_command_line_says_the_usual_ones() -> None:
+    recipe = find("mnist")
+    arguments = parser().parse_args(["mnist", "--data", "d", "--out", "o", "--lr", "0.5", "--batch-size", "64"])
+    config, default = configure(recipe, arguments), recipe.model().config(None)
+    assert config == replace(default, global_batch_size=64, optimizer=replace(default.optimizer, lr=0.5))
