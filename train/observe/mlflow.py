@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
 POLL_S, RETRY_S = 1.0, 30.0
-END_S, END_BYTES_PER_S = 10.0, 10e6  # the trainer waits so long at its end, and for the model at this rate
+END_S, END_BYTES_PER_S = 20.0, 10e6  # the trainer waits so long at its end, and for the model at this rate
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the next poll is the next try

@@ -123,9 +123,9 @@ def test_a_server_that_hangs_costs_one_warning_and_gets_the_rest_later(
         assert cli.main(arguments(folder, "hung")) == 0
     finally:
         os.killpg(server.process.pid, signal.SIGCONT)
-    told = capfd.readouterr().err
+    told = "".join(capfd.readouterr())  # of the process, or of the trainer where that was not ready on a busy machine
     assert told.count("warning: MLflow at ") == 1
-    command = told.partition("; `")[2].partition("`")[0].split()
+    command = told.partition("`")[2].partition("`")[0].split()
     assert not (run / "mlflow.json").exists()
     subprocess.run([sys.executable, *command[1:]], check=True)
     client, shown = on_server(server, run)
