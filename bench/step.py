@@ -39,10 +39,10 @@ from train.feed.petastorm_reader import Batch
 from train.feed.timing import Timings
 
 CASES = ("mnist_cnn", "transformer")
-STEPS = {"mnist_cnn": 469, "transformer": 400}  # of a run: an epoch of MNIST
+STEPS = {"mnist_cnn": 469, "transformer": 60}  # of a run: an epoch of MNIST
 TRANSFORMER = ROOT / "bench" / "recipes" / "transformer"
 TEXT = Schema((Field("id", "int64"), Field("text", "uint8", (129,))), key="id")
-NUM_TEXTS = 400 * 32
+NUM_TEXTS = 60 * 32
 
 
 def resident(batches: Generator[Batch], device: torch.device, timings: Timings) -> Generator[Batch]:
@@ -75,7 +75,7 @@ def measure(case: str, arguments: Namespace, folder: Path, console: Console) -> 
     dataset = folder / f"{case}_dataset"
     if case == "mnist_cnn":
         recipe = find("mnist")
-        etl(recipe, arguments.raw, str(dataset), Console())
+        etl(recipe, arguments.raw, str(dataset), Console(quiet=True))
     else:
         recipe = find(str(TRANSFORMER))
         if not dataset.exists():
@@ -88,7 +88,7 @@ def measure(case: str, arguments: Namespace, folder: Path, console: Console) -> 
         for which, found in reports.items():
             with without_feed() if which == "limit" else nullcontext():
                 out = Path(tempfile.mkdtemp(dir=folder))
-                report = train_once(recipe, dataset, out, config, device, Console())
+                report = train_once(recipe, dataset, out, config, device, Console(quiet=True))
             if number >= 0:
                 found.append(report)
         if number >= 0:
