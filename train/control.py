@@ -103,4 +103,4 @@ class Control:
         if self._group is not None:
             self._arrived()
             dist.barrier(group=self._group)
-        self._signals.is_over = True
+        self._signals.is_over = error is not None

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.processes import Place, assert_same, outcome
+from tests.train.processes import Place, Started, assert_same, outcome
+from tests.train.ranks import free_port
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 TWO = ("--nproc-per-node", "2")
@@ -94,6 +95,24 @@ def test_torchrun_starts_ranks_again_that_died(place: Place) -> None:
     assert code == 0, said
     assert "Going on after step" in said
     assert started.status()["state"] == "finished"
+
+
+@pytest.mark.soak
+def test_two_machines_end_together_and_go_on(place: Place) -> None:
+    """Two launchers on loopback, with a rank each; SIGTERM to one of them."""
+
+    def both(port: int) -> list[Started]:
+        meeting = ("--nnodes", "2", "--rdzv-endpoint", f"127.0.0.1:{port}")
+        return [place.start("machines", *meeting, "--node-rank", str(rank)) for rank in range(2)]
+
+    first, second = both(free_port())
+    assert first.until_next("steps", 3)
+    assert second.stop(signal.SIGTERM)[0] == 75
+    assert first.end(10)[0] == 75
+    assert first.status()["state"] == "preempted"
+    ends = [started.end() for started in both(free_port())]
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "Going on after step" in ends[0][1]
 
 
 @pytest.mark.soak
