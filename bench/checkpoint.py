@@ -9,6 +9,9 @@ what one costs, and its share of the default interval is the figure that counts.
 
 from __future__ import annotations
 
+import train  # noqa: F401 - before torch, whose idle threads would else take the feed's cores
+
+# isort: split
 import argparse
 import statistics
 import sys

@@ -17,10 +17,9 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bench.environment import cpu_name
 from etl.run import etl
@@ -90,7 +89,7 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
         "epochs": arguments.epochs,
         "test_rows": reports[names[0]][0]["test_rows"],
         "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "device": str(choose_device("auto"))},
-        "torch": torch.__version__,
+        "torch": version_of("torch"),
     }
 
 

@@ -10,6 +10,9 @@ that the run itself reports. The transformer reads synthetic text from a dataset
 
 from __future__ import annotations
 
+import train  # noqa: F401 - before torch, whose idle threads would else take the feed's cores
+
+# isort: split
 import statistics
 import sys
 import tempfile
