@@ -132,6 +132,10 @@ class TrainConfig:
         if self.ema_decay is not None:
             _check(0 <= self.ema_decay < 1, f"ema_decay must be 0 to below 1, found {self.ema_decay}")
 
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Of the whole run, unless it stops early."""
+        return self.steps or self.epochs * steps_per_epoch
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

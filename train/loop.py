@@ -100,7 +100,7 @@ def train(
         best = Best(**saved["best"]) if saved["best"] else None
 
     steps_per_epoch = len(train_feed)
-    num_steps = config.steps or config.epochs * steps_per_epoch
+    num_steps = config.num_steps(steps_per_epoch)
     augment = getattr(recipe, "augment", None)
     dropouts = [module for module in model.modules() if isinstance(module, random.Dropout)]
 

@@ -125,32 +125,21 @@ def _train(
         seed_dropout_by_row(model)
         acceleration.prepare(model, config.precision, world.device)
         acceleration.compile_forward(model, options.compile, world.device, options.parallel)
+        common: dict[str, Any] = {"version": version, "rank": world.rank, "world_size": world.size, **reading}
         train_feed = Feed(
             data_url,
             config.train_split,
-            version=version,
             global_batch_size=config.global_batch_size,
             lanes=config.lanes,
             seed=config.seed,
-            rank=world.rank,
-            world_size=world.size,
-            **reading,
+            **common,
         )
         if not train_feed.num_rows:
             raise RunError(
                 f"{store.shown(data_url)}: no rows to train on in version {version}; look at the recipe's split"
             )
         held_out = {
-            name: Feed(
-                data_url,
-                name,
-                version=version,
-                global_batch_size=EVALUATION_BATCH,
-                shuffle=False,
-                rank=world.rank,
-                world_size=world.size,
-                **reading,
-            )
+            name: Feed(data_url, name, global_batch_size=EVALUATION_BATCH, shuffle=False, **common)
             for name in ("val", "test")
             if name in card.splits and name not in config.train_split.split("+")
         }
@@ -159,7 +148,7 @@ def _train(
                 "config: early_stopping: no split 'val' is left to evaluate on; train on another, or leave it out"
             )
     steps_per_epoch = len(train_feed)
-    num_steps = config.steps or config.epochs * steps_per_epoch
+    num_steps = config.num_steps(steps_per_epoch)
     num_epochs = -(-num_steps // steps_per_epoch)
     with distributed.together(world):
         saved = None
@@ -172,8 +161,8 @@ def _train(
 
             started = environment.describe(recipe.folder, world.device, world.size)
             console.say(environment.summary(started, card))
-            json_lines.append(folder / "starts.jsonl", {"step": saved["position"]["step"] if saved else 0, **started})
-            charts = Charts(folder, saved["position"]["step"] if saved else 0, num_steps)
+            json_lines.append(folder / "starts.jsonl", {"step": at["step"], **started})
+            charts = Charts(folder, at["step"], num_steps)
             tracking = mlflow.start(folder)
 
     results = json_lines.read(folder / "timings.jsonl")
