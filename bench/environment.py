@@ -11,6 +11,7 @@ from pathlib import Path
 
 from penstock.errors import PenstockError
 
+AS_FOUND = dict(os.environ)  # before `train` says how torch's threads wait: a peer gets what its users would have
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "bench" / "peers"
 

@@ -39,7 +39,7 @@ import torch
 from bench import scale
 from bench.cases import CASES, LABEL, SEED, Case, row_groups
 from bench.clock import BATCH_ROWS, Epoch, measure, warm_up
-from bench.environment import ROOT, environment, machine
+from bench.environment import AS_FOUND, ROOT, environment, machine
 from bench.publish import DATA, SPLIT, publish
 from penstock import card as cards
 from penstock import command, encoded, manifest, store
@@ -163,7 +163,7 @@ def peer_process(peer: Peer, name: str, parquet: Path, scratch: Path, seconds: f
             stderr=errors,
             text=True,
             cwd=ROOT,
-            env=os.environ | {"PYTHONWARNINGS": "ignore"},  # so that a log ends with the error
+            env=AS_FOUND | {"PYTHONWARNINGS": "ignore"},  # so that a log ends with the error
             start_new_session=True,  # a peer is stopped with its workers
         )
 

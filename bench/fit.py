@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.environment import ROOT, environment, machine
+from bench.environment import AS_FOUND, ROOT, environment, machine
 from bench.feed import chosen
 from penstock import command, store
 from penstock.console import Console
@@ -89,7 +88,7 @@ def fit_peer(recipe: Recipe, arrays: Path, system: str, model: str, epochs: int,
 def last_json(line: Sequence[object]) -> dict[str, Any]:
     """The JSON object that a process prints last. Raises: PenstockError where it fails."""
     done = subprocess.run(
-        [str(word) for word in line], capture_output=True, text=True, cwd=ROOT, env=os.environ, timeout=TIMEOUT_S
+        [str(word) for word in line], capture_output=True, text=True, cwd=ROOT, env=AS_FOUND, timeout=TIMEOUT_S
     )
     if done.returncode:
         raise PenstockError(f"{line[2]}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
