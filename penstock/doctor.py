@@ -45,7 +45,7 @@ def checks() -> Iterator[Check]:
     for name in ("pyspark", "pandas"):
         yield _package("etl", name, "penstock[etl]")
     yield _java()
-    for name in ("torch", "petastorm", "pillow", "safetensors"):
+    for name in ("torch", "petastorm", "imagecodecs", "safetensors"):
         yield _package("train", name, "penstock[train]")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         yield _optional("train", name, "penstock[export]")

@@ -1,6 +1,6 @@
 """Images, sounds and NumPy's arrays that are stored encoded: what a value's header says, and what it decodes to.
 
-`check` needs no image decoder, so that ETL can look at every value; `decode` takes Pillow for images.
+`check` needs no image decoder, so that ETL can look at every value; `decode` takes imagecodecs for images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; 3, a palette, i
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # markers of a frame's header
 JPEG_SCAN = 0xFFDA
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
 NPY_START = b"\x93NUMPY"
 NPY_LENGTHS = {1: ("<H", 10), 2: ("<I", 12)}  # by version: how long the header is, and where it begins
 NPY_HEADER_BYTES = 10_000  # about the longest that NumPy reads
@@ -48,7 +47,8 @@ def check(value: bytes, field: Field) -> None:
 def decode(value: bytes, field: Field) -> npt.NDArray[Any]:
     """The array of the field's dtype and shape that a value holds; read-only. Sizes of None are the value's own.
 
-    A palette gives its colours; the rotation that EXIF asks for and a PNG's transparent colour are not applied.
+    A palette gives its colours; the rotation that EXIF asks for and a PNG's transparent colour are not applied, and the
+    four colours of a JPEG for printers stay what they are.
 
     Raises: DatasetError where a value is damaged, or of another dtype or shape.
     """
@@ -58,17 +58,17 @@ def decode(value: bytes, field: Field) -> npt.NDArray[Any]:
         array = _parse(ARRAYS, value, field)
         _compare((array.dtype.name, array.shape), field)
         return array.reshape(array.shape[: len(field.shape)])
-    from PIL import Image  # here, as ETL has no Pillow and needs none
+    import imagecodecs  # here, as ETL has none and needs none
 
     header = _parse(HEADERS, value, field)
     _compare(header, field)
-    mode, shape = MODES[header[1][-1]], header[1][: len(field.shape)]
+    height, width, channels = header[1]
     try:
-        with Image.open(io.BytesIO(value), formats=[str(field.encoding)]) as image:
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        pixels = imagecodecs.jpeg8_decode(value) if field.encoding == "jpeg" else imagecodecs.png_decode(value)
+        # Transparency becomes a channel, the last one, also where the header names none.
+        return pixels.reshape(height, width, -1)[..., :channels].reshape(header[1][: len(field.shape)])
+    except (RuntimeError, ValueError) as error:
         raise DatasetError(f"column {field.name!r}: damaged {field.encoding} ({error})") from error
-    return pixels.reshape(shape)
 
 
 def _parse(parsers: Mapping[str, Callable[[bytes], T]], value: bytes, field: Field) -> T:

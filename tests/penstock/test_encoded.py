@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from penstock import encoded
 from penstock.encoded import check, decode
 from penstock.errors import DatasetError
 from penstock.schema import Field
 from tests.penstock.conftest import png
 
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's names by number of channels
 PIXELS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 2, 3, 4])).flatmap(
     lambda shape: hnp.arrays(np.uint8, shape)
 )
@@ -37,7 +37,7 @@ def image(pixels: npt.NDArray[np.uint8], kind: str, **options: Any) -> bytes:
     """(height, width, channels) pixels as an image file."""
     height, width, channels = pixels.shape
     file = io.BytesIO()
-    Image.frombytes(encoded.MODES[channels], (width, height), pixels.tobytes()).save(file, kind, **options)
+    Image.frombytes(MODES[channels], (width, height), pixels.tobytes()).save(file, kind, **options)
     return file.getvalue()
 
 
@@ -139,6 +139,16 @@ def test_few_colours_are_pixels_too(mode: str) -> None:
     np.testing.assert_array_equal(found, np.repeat(np.asarray(grey)[..., None], channels, axis=2))
 
 
+@pytest.mark.parametrize(("mode", "transparent"), [("L", 7), ("RGB", (7, 7, 7)), ("P", 7)])
+def test_a_transparent_colour_is_a_colour(mode: str, transparent: Any) -> None:
+    colours = Image.frombytes("L", (4, 2), bytes(range(8))).convert(mode)
+    file = io.BytesIO()
+    colours.save(file, "PNG", transparency=transparent)
+    channels = 1 if mode == "L" else 3
+    found = decode(file.getvalue(), Field("x", "uint8", (2, 4, channels), "png"))
+    np.testing.assert_array_equal(found, np.repeat(np.arange(8).reshape(2, 4, 1), channels, axis=2))
+
+
 RGB = Field("x", "uint8", (8, 8, 3), "png")
 DEEP = io.BytesIO()
 Image.new("I;16", (8, 8)).save(DEEP, "PNG")
@@ -228,6 +238,6 @@ def test_any_damage_ends_in_a_sentence_or_an_array_of_the_field(field: Field, da
             assert len(found.shape) == len(field.shape)
 
 
-def test_headers_are_checked_without_pillow() -> None:
-    code = "import sys; sys.modules['PIL'] = None; from penstock.audit import audit_file"
+def test_headers_are_checked_without_an_image_decoder() -> None:
+    code = "import sys; sys.modules['imagecodecs'] = None; from penstock.audit import audit_file"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
