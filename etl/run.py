@@ -20,9 +20,8 @@ if __name__ == "__main__" and not __package__:  # started by spark-submit: the p
 
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, Observation, SparkSession
-from pyspark.sql import functions as F
 
-from etl import clean, publish, split, transform
+from etl import clean, counts, publish, split, transform
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
@@ -32,10 +31,10 @@ from penstock.console import Console
 from penstock.digest import combine, json_digest
 from penstock.errors import DatasetError, RawDataError, RecipeError
 from penstock.recipe import DatasetRecipe, Recipe, find
+from penstock.rules import Reference, asked
 from penstock.store import RawFile
 
 REVISION = 4  # of this stage's code: raised when the same raw data would give other rows
-WORST_RULES_SHOWN = 5
 
 AnyCard = TypeVar("AnyCard", Card, CleanCard)
 
@@ -92,7 +91,15 @@ def etl(
         files = store.inventory(raw_url, _known_checksums(clean_folder))
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
     transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
-    said = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled, inventory]
+    said = [
+        cards.FORMAT,
+        REVISION,
+        dataset_recipe.settings,
+        RESULT_SETTINGS,
+        labelled,
+        inventory,
+        *_tables(dataset_recipe),
+    ]
     clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
     job = Job(dataset_recipe, raw_url, files, out, labelled, keep_clean, transforms, clean_version, version)
 
@@ -123,10 +130,10 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
     quarantine_url = store.join(job.out, quarantine)
     with _removed_on_failure(data_url):
         with _removed_on_failure(clean_url, quarantine_url):
-            checked = clean.check(recipe.read(spark, job.raw_url, job.labelled), recipe.rules, job.labelled)
-            counted = Observation()
-            num_refused = F.count_if(F.size("_rules") > 0)
-            observed = checked.observe(counted, F.count(F.lit(1)).alias("raw"), num_refused.alias("quarantined"))
+            ask = asked(recipe.fixes, recipe.rules, job.labelled)
+            fixed = clean.fix(recipe.read(spark, job.raw_url, job.labelled), ask.fixes)
+            checked, counted = clean.check(fixed, ask.rules, job.raw_url), Observation()
+            observed = checked.observe(counted, *counts.aggregates(ask))
             rows = _public(recipe.clean(clean.kept(observed)))
             if clean_card and clean_card.data:
                 rows = _kept_rows(spark, clean_folder, clean_card)
@@ -143,26 +150,27 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
 
             num_clean = written.num_rows + written.duplicates
             if clean_card is None:
-                counts = {name: int(value) for name, value in counted.get.items()} | {"clean": num_clean}
-                if not counts["raw"]:
+                found = counts.counts(counted.get, ask)
+                if not found.raw:
                     raise RawDataError(f"raw data: no row in the {len(job.files)} files of {raw}; check --raw")
-                broken: dict[str, int] = {}
-                if counts["quarantined"]:
+                refused = None
+                if found.quarantined:
                     with console.step("look up the refused rows") as update, progress(spark, update):
                         store.make_private(quarantine_url)
-                        clean.refused(checked, job.raw_url).write.mode("append").parquet(quarantine_url)
+                        clean.refused(checked, ask.rules, job.raw_url).write.mode("append").parquet(quarantine_url)
                         refused = spark.read.parquet(escaped(quarantine_url))
-                        broken = {row["rule"]: row["count"] for row in _per_rule(refused).collect()}
-                    if counts["quarantined"] > recipe.max_quarantined * counts["raw"]:
-                        raise RawDataError(_too_many_refused(recipe, counts, refused, raw))
+                counts.check_allowed(found, ask, refused, recipe.max_quarantined, raw)
                 clean_card = CleanCard(
                     version=job.clean_version,
                     recipe=recipe.name,
                     data=clean_data if job.keep_clean else None,
-                    quarantine=quarantine if counts["quarantined"] else None,
+                    quarantine=quarantine if found.quarantined else None,
                     files=_sizes(clean_url),
-                    counts={name: counts[name] for name in ("raw", "clean", "quarantined")},
-                    rules=broken,
+                    counts={"raw": found.raw, "clean": num_clean, "quarantined": found.quarantined},
+                    fixes=found.fixes,
+                    rules=found.rules,
+                    warnings=counts.warnings(found, ask),
+                    expectations=found.expectations,
                     lineage={
                         "raw_url": job.raw_url,
                         "raw_files": [asdict(file) for file in job.files],
@@ -235,6 +243,12 @@ def _ship_code(recipe: DatasetRecipe) -> None:
                 cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
 
 
+def _tables(recipe: DatasetRecipe) -> list[list[tuple[str, str]]]:
+    """What lies where a rule's table does, outside the raw data: other values are another version."""
+    urls = [rule.url for rule in recipe.rules if isinstance(rule, Reference) and rule.url is not None]
+    return [[(file.name, file.sha256) for file in store.inventory(store.absolute(url))] for url in urls]
+
+
 def _public(df: DataFrame) -> DataFrame:
     return df.select(*(name for name in df.columns if not name.startswith("_")))
 
@@ -286,28 +300,6 @@ def _check_fields(frozen: Card, recipe: DatasetRecipe) -> None:
         )
 
 
-def _per_rule(quarantine: DataFrame) -> DataFrame:
-    """rule, count and an example, the most frequent first."""
-    pairs = quarantine.select("file", "line", F.explode(F.arrays_zip("rules", "reasons")).alias("broken"))
-    example = F.min(F.struct("file", "line", "broken.reasons")).alias("example")
-    per_rule = pairs.groupBy(F.col("broken.rules").alias("rule")).agg(F.count(F.lit(1)).alias("count"), example)
-    return per_rule.orderBy(F.desc("count"), "rule")
-
-
-def _too_many_refused(recipe: DatasetRecipe, counts: Mapping[str, int], quarantine: DataFrame, raw: str) -> str:
-    share = counts["quarantined"] / counts["raw"]
-    worst = []
-    for row in _per_rule(quarantine).limit(WORST_RULES_SHOWN).collect():
-        file, line, reason = row["example"]
-        place = file if line is None else f"{file}, line {line}"
-        worst.append(f"{row['rule']} ({row['count']:,} rows), such as {place}: {reason}")
-    return (
-        f"raw data: {counts['quarantined']:,} of {counts['raw']:,} rows of {raw} break a rule ({share:.1%}), at most "
-        f"{recipe.max_quarantined:.1%} may; nothing is published. Most frequent: {'; '.join(worst)}. "
-        f"Mend the raw data, or raise max_quarantined in the recipe"
-    )
-
-
 def report(built: Built, out: str, console: Console) -> None:
     """What a person wants to know of a version: whether the counts add up, and where it lies."""
     card = built.card
@@ -316,6 +308,11 @@ def report(built: Built, out: str, console: Console) -> None:
         [[name, card.counts[name]] for name in card.counts] + [[f"  {n}", s.rows] for n, s in card.splits.items()]
     )
     console.say()
+    for name, reason in built.clean.warnings.items():
+        console.say(f"Warning: {built.clean.rules[name]:,} rows break {name}: {reason}")
+    for name, said in built.clean.expectations.items():
+        if unmet := counts.not_held(name, said):
+            console.say(f"Warning: {unmet}")
     if built.clean.quarantine:
         console.say(f"Quarantined rows, with reasons: {store.shown(store.join(out, built.clean.quarantine))}")
     state = "reused: it was built before from the same raw files and code" if built.reused else "published"

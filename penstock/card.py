@@ -46,6 +46,11 @@ class CleanCard:
     counts: Mapping[str, int]  # raw, clean, quarantined
     rules: Mapping[str, int]  # rule -> rows that broke it; a row may break several
     lineage: Mapping[str, Any]
+    fixes: Mapping[str, int] = field(default_factory=dict)  # fix -> rows that it changed
+    warnings: Mapping[str, str] = field(default_factory=dict)  # rule that kept rows broke -> its reason
+    expectations: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # name -> holds, shown, severity, reason
     created: str = field(default_factory=now)
     kind: str = "clean"
     format: int = FORMAT

@@ -6,6 +6,7 @@ engineer (torch, never Spark). docs/adding_a_recipe.md walks through one.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import math
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.digest import code_digest, json_digest
 from penstock.errors import RecipeError
+from penstock.rules import Check, Fix, check_names
+from penstock.rules import Rule as Rule  # recipes import it from here too
 from penstock.schema import Schema
 
 if TYPE_CHECKING:
@@ -40,19 +43,6 @@ MODEL_PARTS = {
     "predict": "what a prediction says: def predict(outputs)",
     "metrics": "per row figures by name: metrics = {...}",
 }
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A row is refused unless the Spark SQL `expression` over the raw columns is true; null counts as broken.
-
-    A rule about the `label` is not asked of raw data that has none.
-    """
-
-    name: str
-    expression: str
-    reason: str
-    label: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,8 @@ class DatasetRecipe:
     split: Split
     read: Callable[[SparkSession, str, bool], DataFrame]
     clean: Callable[[DataFrame], DataFrame]
-    rules: tuple[Rule, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    rules: tuple[Check, ...] = ()
     fit: Mapping[str, str] = field(default_factory=dict)  # field -> transform fitted on the training split
     max_quarantined: float = 0.01  # share of the raw rows
     row_group_bytes: int = 4 << 20
@@ -113,7 +104,7 @@ class Recipe:
         """Raises: RecipeError where `dataset.py` is missing, fails to import, or lacks a part."""
         module = self._load("dataset.py", DATASET_PARTS)
         try:
-            code = code_digest(self._code_files())
+            code = _code(self.folder)
         except (SyntaxError, ValueError) as error:
             raise RecipeError(f"recipe {self.name!r}: a file of {self.folder} is no Python: {error}") from error
         optional = {
@@ -130,23 +121,20 @@ class Recipe:
             split=module.split,
             read=module.read,
             clean=module.clean,
+            fixes=tuple(getattr(module, "fixes", ())),
             rules=tuple(getattr(module, "rules", ())),
             **optional,
         )
         _check_fit(recipe)
+        try:
+            check_names(recipe.fixes, recipe.rules)
+        except RecipeError as error:
+            raise RecipeError(f"recipe {self.name!r}: {error}") from None
         return recipe
 
     def model(self) -> Any:
         """The module `model.py`. Raises: RecipeError where it is missing, fails to import, or lacks a part."""
         return self._load(MODEL_FILE, MODEL_PARTS)
-
-    def _code_files(self) -> list[Path]:
-        """All that `dataset.py` may import from its folder.
-
-        A helper that only model.py uses counts too: building once too often is the harmless mistake.
-        """
-        files = [path.relative_to(self.folder) for path in self.folder.rglob("*.py")]
-        return [self.folder / f for f in files if f != Path(MODEL_FILE) and not any(p.startswith(".") for p in f.parts)]
 
     def _load(self, file: str, parts: Mapping[str, str]) -> ModuleType:
         path = self.folder / file
@@ -180,6 +168,38 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/dataset.py"))
 
 
+def _code(folder: Path) -> str:
+    """The digest of all that `dataset.py` may import: its folder, and the shipped recipes that files of it import."""
+    folders, waiting = {folder}, [folder]
+    while waiting:
+        imported = {SHIPPED / name for name in _imported_recipes(waiting.pop())} - folders
+        folders |= imported
+        waiting += imported
+    others = sorted(folders - {folder})  # all of them beside each other: in the order of their names
+    return json_digest([code_digest(_code_files(found)) for found in (folder, *others)])
+
+
+def _code_files(folder: Path) -> list[Path]:
+    """A helper that only model.py uses counts too: building once too often is the harmless mistake."""
+    files = [path.relative_to(folder) for path in folder.rglob("*.py")]
+    return [folder / f for f in files if f != Path(MODEL_FILE) and not any(p.startswith(".") for p in f.parts)]
+
+
+def _imported_recipes(folder: Path) -> set[str]:
+    """Names of the shipped recipes that a folder's code imports, wherever in it."""
+    names: set[str] = set()
+    for path in _code_files(folder):
+        for node in ast.walk(ast.parse(path.read_bytes(), path)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                # `..` of a file in a shipped recipe's folder is `recipes`
+                above = "recipes." if node.level == 2 and folder.parent == SHIPPED else ""
+                names |= {f"{above}{node.module or ''}.{alias.name}".replace("..", ".") for alias in node.names}
+    parts = [name.split(".") for name in names]
+    return {part[1] for part in parts if part[0] == "recipes" and len(part) > 1 and (SHIPPED / part[1]).is_dir()}
+
+
 def _import(recipe: Recipe, path: Path) -> ModuleType:
     """Imports a file of a recipe as `<package>.<file>`, so that it may import its neighbours relatively."""
     if recipe.folder.parent == SHIPPED:
@@ -205,7 +225,11 @@ def _check_parts(name: str, module: ModuleType) -> None:
         "split": ("a Split", lambda value: isinstance(value, Split)),
         "read": ("a function", callable),
         "clean": ("a function", callable),
-        "rules": ("a tuple of Rule", lambda v: isinstance(v, tuple | list) and all(isinstance(r, Rule) for r in v)),
+        "fixes": ("a tuple of Fix", lambda v: isinstance(v, tuple | list) and all(isinstance(f, Fix) for f in v)),
+        "rules": (
+            "a tuple of Rule, Unique, Reference or Expect",
+            lambda v: isinstance(v, tuple | list) and all(isinstance(r, Check) for r in v),
+        ),
         "fit": ("a dict", lambda value: isinstance(value, Mapping)),
         "max_quarantined": ("a share from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
         "row_group_bytes": ("a whole number above 0", lambda value: isinstance(value, int) and value > 0),

@@ -30,7 +30,7 @@ def write_recipe(folder: Path, dataset: str, **others: str) -> str:
 
 
 def test_the_shipped_recipes_are_complete() -> None:
-    assert recipes.shipped() == ["digits", "mnist"]
+    assert {"digits", "mnist", "online_retail"} <= set(recipes.shipped())
     for name in recipes.shipped():
         assert recipes.find(name).dataset().name == name
 
@@ -38,8 +38,8 @@ def test_the_shipped_recipes_are_complete() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnits", r"no recipe named 'mnits'; did you mean 'mnist'\? There are digits, mnist"),
-        ("xyz", r"no recipe named 'xyz'; There are digits, mnist; .* give its path, such as \./xyz"),
+        ("mnits", r"no recipe named 'mnits'; did you mean 'mnist'\? There are digits, mnist, "),
+        ("xyz", r"no recipe named 'xyz'; There are digits, mnist, .*; .* give its path, such as \./xyz"),
         ("", "no recipe named ''"),
         ("__pycache__", "no recipe named '__pycache__'"),
         ("./nothing", r"no folder at \./nothing; expected one with dataset\.py and model\.py"),
@@ -82,7 +82,19 @@ def test_a_path_relative_to_here_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         (WHOLE + "split = {'train': 1.0}", r"split must be a Split, is \{'train': 1.0\}"),
         (WHOLE + "clean = 3", "clean must be a function, is 3"),
         (WHOLE + "rules = Rule", "rules must be a tuple of Rule"),
-        (WHOLE + "rules = ['age > 3']", r"rules must be a tuple of Rule, is \['age > 3'\]"),
+        (WHOLE + "rules = ['age > 3']", r"rules must be a tuple of Rule, .* or Expect, is \['age > 3'\]"),
+        (WHOLE + "fixes = ['trim(x)']", r"fixes must be a tuple of Fix, is \['trim\(x\)'\]"),
+        (WHOLE + "rules = (Rule('a', 'x > 0', ''), Rule('a', 'x < 9', ''))", "rules: 'a' names 2 of them; each needs"),
+        (WHOLE + "rules = (Rule('malformed', 'x > 0', ''),)", "rules: 'malformed' names 2 of them"),
+        (WHOLE + "rules = (Rule('a b', 'x > 0', ''),)", "rules: 'a b' is no name; use letters, digits"),
+        (
+            WHOLE + "rules = (Rule('a', 'x > 0', '', severity='stop'),)",
+            "rules: the severity of 'a' must be 'quarantine' or 'warn' or 'fail', is 'stop'",
+        ),
+        (
+            WHOLE + "from penstock.rules import Expect\nrules = (Expect('a', 'x', '', severity='quarantine'),)",
+            "rules: the severity of 'a' must be 'warn' or 'fail', is 'quarantine'",
+        ),
         (WHOLE + "max_quarantined = 5", "max_quarantined must be a share from 0 to 1, is 5"),
         (WHOLE + "row_group_bytes = 0", "row_group_bytes must be a whole number above 0, is 0"),
         (WHOLE + "fit = 'x'", "fit must be a dict, is 'x'"),
@@ -136,6 +148,35 @@ def test_settings_follow_the_code_that_makes_the_dataset(tmp_path: Path) -> None
         (folder / change).write_text("x = 2")
         seen.add(settings(folder))
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from recipes.one.dataset import clean",
+        "import recipes.one.dataset",
+        "from recipes import one",
+        "def late():\n    from recipes.one import dataset",
+        "from ..one.dataset import clean",
+    ],
+)
+def test_settings_follow_the_other_recipes_that_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imports: str
+) -> None:
+    monkeypatch.setattr(recipes, "SHIPPED", tmp_path / "recipes")
+    one, two, mine, apart = (tmp_path / "recipes" / name for name in ("one", "two", "mine", "apart"))
+    write_recipe(one, WHOLE + "from recipes.two.dataset import clean\n", helper="x = 1")
+    write_recipe(two, WHOLE + "from recipes.one.dataset import clean\n", model="x = 1")  # a circle ends
+    write_recipe(mine, f"{imports}\n{WHOLE}")
+    write_recipe(apart, WHOLE)
+    first = recipes._code(mine)
+    for harmless in (two / "model.py", apart / "dataset.py"):
+        harmless.write_text("x = 2")
+        assert recipes._code(mine) == first
+    for change in (one / "helper.py", two / "dataset.py"):
+        change.write_text("x = 2")
+        assert recipes._code(mine) != first
+        first = recipes._code(mine)
 
 
 def test_a_neighbour_that_is_no_python_is_said(tmp_path: Path) -> None:
