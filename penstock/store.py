@@ -111,16 +111,17 @@ def file_names(url: str) -> list[str]:
 
     Raises: StorageError.
     """
-    fs, path = filesystem(url)
-    with _reading(url):
-        return sorted(str(PurePosixPath(found).relative_to(path)) for found in fs.find(path))
+    return list(file_sizes(url))
 
 
 def file_sizes(url: str) -> dict[str, int]:
     """Names of the files below a folder, as `file_names`, with their bytes."""
     fs, path = filesystem(url)
-    with storage_errors(url):
-        found = fs.find(path, detail=True)
+    try:
+        with _reading(url):
+            found = fs.find(path, detail=True)
+    except FileNotFoundError:  # of a bucket that is not there; other filesystems find nothing
+        return {}
     return {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
 
 

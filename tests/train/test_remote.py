@@ -23,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock import store
+from penstock import cli, store
 from penstock.errors import DatasetError, StorageError
 from penstock.schema import Field, Schema
 from tests.train.conftest import IN_PLACE, SCHEMA, numbered_files, write_dataset
@@ -168,6 +168,21 @@ def test_s3(s3: str, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(DatasetError, match=r"part-00001.parquet: the file is missing"):
         batches(opened(url))
     assert batches(opened(url, cache=tmp_path / "cache")) == expected
+
+
+def test_a_bucket_that_is_not_there_holds_no_dataset(s3: str) -> None:
+    with pytest.raises(DatasetError, match=r"s3://other/ds: no dataset here"):
+        opened("s3://other/ds")
+
+
+def test_the_command_keeps_what_it_read_of_a_store(s3: str, dataset: Path, tmp_path: Path) -> None:
+    fsspec.filesystem("s3").put(str(dataset), f"{s3}/kept", recursive=True)
+    told = ["feed", f"{s3}/kept", "--batch-size", "8", "--cache", str(tmp_path / "cache")]
+    assert cli.main([*told, "--cache-bytes", "1000000"]) == 0
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*") if file.is_file()}
+    assert kept
+    assert cli.main(told) == 0
+    assert {file for file in (tmp_path / "cache").rglob("*") if file.is_file()} == set(kept)
 
 
 def test_an_hdfs_url_goes_to_its_own_driver_and_a_fork_does_not_hang() -> None:
