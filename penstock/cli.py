@@ -24,6 +24,7 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   export   a run -> its model as one file, ONNX or torch.export, that serves without this project
   adopt    plain Parquet that another job wrote -> a dataset version, without rewriting it
   verify   recount and re-checksum a dataset version against its card
+  gc       list, or remove, what dead jobs left and old versions
   feed     read a dataset version as fast as it goes, without a model: rows/s, bytes/s, time of each stage
   doctor   what is installed here, what is missing, how to mend it
 
@@ -69,6 +70,8 @@ def _main(arguments: list[str]) -> int:
             from penstock.adopt import main as chosen
         case "verify":
             from penstock.verify import main as chosen
+        case "gc":
+            from penstock.gc import main as chosen
         case "feed":
             from train.feed.speed import main as chosen
         case "doctor":

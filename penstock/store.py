@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -123,6 +124,32 @@ def file_sizes(url: str) -> dict[str, int]:
     except FileNotFoundError:  # of a bucket that is not there; other filesystems find nothing
         return {}
     return {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
+
+
+def folders(url: str) -> dict[str, tuple[int, float]]:
+    """The folders directly below one: name -> bytes of all that is in it, and when it last changed, as `_modified`.
+
+    Raises: StorageError.
+    """
+    fs, path = filesystem(url)
+    with _reading(url):
+        below = fs.find(path, withdirs=True, detail=True) if fs.exists(path) else {}
+    found: dict[str, tuple[int, float]] = {}
+    for at, info in below.items():
+        name, *rest = PurePosixPath(at).relative_to(path).parts or [""]
+        if rest or (name and info["type"] == "directory"):
+            num_bytes, modified = found.get(name, (0, 0.0))
+            size = int(info["size"]) if info["type"] == "file" else 0
+            found[name] = (num_bytes + size, max(modified, _modified(info)))
+    return dict(sorted(found.items()))
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    """When a file or folder changed, in seconds since 1970, by fsspec's info of it; 0 where that says nothing."""
+    if "modification_time" in info:  # hdfs-native, in ms
+        return float(info["modification_time"]) / 1000
+    time = info.get("mtime") or info.get("last_modified") or info.get("LastModified") or 0.0
+    return time.timestamp() if isinstance(time, datetime) else float(time)
 
 
 def read_range(url: str, start: int, stop: int) -> bytes:
@@ -299,7 +326,7 @@ def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = N
         if info.get("type") == "other" and not link:  # a pipe would be waited for for ever
             raise RawDataError(f"raw data: {name} in {shown(raw_url)} is a pipe or a device, no file; remove it")
         # The time of a link is not that of the file it leads to.
-        modified = "" if link else str(info.get("mtime") or info.get("last_modified") or info.get("LastModified") or "")
+        modified = "" if link else str(_modified(info) or "")
         size = int(info["size"])
         try:
             sha256 = (modified and (known or {}).get((name, size, modified))) or _sha256(fs, path)

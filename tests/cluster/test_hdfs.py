@@ -16,8 +16,10 @@ import torch
 
 from cluster import daemons
 from cluster.__main__ import Cluster, up
+from penstock import cli, store
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, StorageError
+from penstock.gc import unneeded
 from penstock.verify import verify
 from tests.cluster.conftest import put
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
@@ -66,6 +68,15 @@ def test_verify_reads_every_byte_of_it(far: str) -> None:
     card, faults = verify(far, Console())
     assert card.splits["train"].rows == ROWS
     assert not faults
+
+
+def test_gc_finds_what_a_dead_job_left(far: str) -> None:
+    store.write(f"{far}/data/dead-1/split=train/part.parquet", memoryview(b"0123456789"))
+    assert [(each.path, each.num_bytes) for each in unneeded(far)] == [("data/dead-1", 10)]
+    assert unneeded(far, older_than_s=600) == []  # it may be of a job that still runs
+    assert cli.main(["gc", far, "--remove", "--older-than", "0"]) == 0
+    assert unneeded(far) == []
+    assert not verify(far, Console())[1]
 
 
 def test_a_namenode_and_datanodes_that_stop_are_waited_for(hdfs: Cluster, far: str, local: Path) -> None:
