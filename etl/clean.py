@@ -17,7 +17,8 @@ from pyspark.sql import functions as F
 from penstock import store
 from penstock.rules import MALFORMED, Fix, Reference, RowRule, Unique
 
-SOURCE = ("_file", "_position")  # where a row came from
+PLACE = "_place"
+SOURCE = ("_file", "_position", PLACE)  # where a row came from
 REFUSED_COLUMNS = "file string, line long, record string, rules array<string>, reasons array<string>"
 REFUSED_SCHEMA = pa.schema(
     {
@@ -46,6 +47,16 @@ def fix(raw: DataFrame, fixes: Sequence[Fix]) -> DataFrame:
             same = before.eqNullSafe(after)
         raw = raw.withColumns({f"_changed_{i}": readable & ~same, step.column: after})
     return raw
+
+
+def located(raw: DataFrame) -> DataFrame:
+    """Adds `_place`: the order of its values is that of the rows in the source, whatever the partitions are.
+
+    The row's number where the reader knows it. Else Spark reads files in blocks, one after the other, so that within a
+    block the rows' numbers of the task rise. To be asked of what a reader gives, before any shuffle.
+    """
+    number = F.coalesce("_position", F.monotonically_increasing_id())
+    return raw.withColumn(PLACE, F.struct("_file", F.input_file_block_start().alias("block"), number.alias("number")))
 
 
 def check(fixed: DataFrame, rules: Sequence[RowRule], raw_url: str) -> DataFrame:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
+from etl import leakage
 from penstock import store
 from penstock.audit import FileAudit, audit_file
+from penstock.digest import column_hashes, row_hashes
 from penstock.errors import RecipeError
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
@@ -31,15 +33,33 @@ SPARK_TYPES = {"bool": "boolean", "int8": "tinyint", "int16": "smallint", "int32
 SPARK_TYPES |= {"float32": "float", "float64": "double", "string": "string", "bytes": "binary"}
 FILE_BYTES = 128 << 20
 ONE_PAGE_BYTES = 1 << 30
-WRITTEN = pa.schema({"split": pa.string(), "file": pa.string(), "audit": pa.binary(), "duplicates": pa.int64()})
+WRITTEN = pa.schema(
+    {
+        "split": pa.string(),
+        "file": pa.string(),
+        "audit": pa.binary(),
+        "duplicates": pa.int64(),
+        "exact_duplicates": pa.int64(),
+        "contents": pa.binary(),
+        "groups": pa.binary(),
+    }
+)
+WRITTEN_COLUMNS = (
+    "split string, file string, audit binary, duplicates long, exact_duplicates long, contents binary, groups binary"
+)
 
 
 @dataclass(frozen=True)
 class Written:
-    """For each split its files, in order of their names; and the rows whose key an earlier row had."""
+    """For each split its files, in order of their names; and the rows whose key an earlier row had.
+
+    Exact duplicates are equal to the row that was kept in all fields.
+    """
 
     audits: Mapping[str, Sequence[FileAudit]]
     duplicates: int
+    exact_duplicates: int
+    leakage: Mapping[str, int | float]  # as the card has it
 
     @property
     def num_rows(self) -> int:
@@ -74,19 +94,28 @@ def write(
     data_url: str,
     sums_of: Sequence[str],
     file_bytes: int = FILE_BYTES,
+    duplicates_url: str | None = None,
+    most_compared: int = leakage.MOST_COMPARED,
 ) -> Written:
     """Runs the job: a task for each partition of `placed`, files in `split=<name>/` of `data_url`.
 
-    Raises: RecipeError for a split whose name cannot be that of a folder, and for a key that is in two splits;
-    DatasetError for nulls and tensors of another width.
+    The rows that are dropped for another one with their key are listed in `duplicates_url`. Of each shard so many rows
+    at most are compared with those of other splits.
+
+    Raises: RecipeError for a split whose name cannot be that of a folder, and for a key or a group that is in two
+    splits; DatasetError for nulls and tensors of another width.
     """
+    by_group = "_group" in placed.columns
 
     def write_shard(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         task = TaskContext.get()
         assert task is not None
         assert schema.key is not None
         shard = f"part-{task.partitionId():05d}-{task.taskAttemptId()}"  # a second attempt meets no file of the first
-        duplicates = num_files = 0
+        num_files = 0
+        dropped: list[pa.Table] = []
+        contents: list[tuple[str, leakage.U64]] = []
+        groups: list[tuple[str, leakage.U64]] = []
 
         def written(name: str, rows: pa.Table) -> pa.RecordBatch:
             nonlocal num_files
@@ -94,15 +123,20 @@ def write(
             num_files += 1
             store.write(store.join(data_url, file), parquet(rows, schema, row_group_bytes))
             audit = audit_file(data_url, file, name, schema, sums_of)
+            contents.append((name, leakage.contents(rows, schema)))
             return _record(split=name, file=file, audit=audit.to_bytes())
 
         pending: dict[str, pa.Table] = {}
-        for batch, is_first in _with_firsts(batches, schema.key, split):
-            duplicates += batch.num_rows - is_first.true_count
+        for batch, is_first, others in _with_firsts(batches, schema, split):
+            dropped += [] if others is None else [others]
             splits = batch.column("split")
             for name in splits.unique().to_pylist():
                 _check_name(name)
-                rows = batch.select(schema.names).filter(pc.and_(is_first, pc.equal(splits, name)))
+                is_here = pc.and_(is_first, pc.equal(splits, name))
+                if by_group:
+                    known = batch.column("_group").filter(is_here).drop_null().unique()
+                    groups.append((name, known.to_numpy().view(np.uint64)))
+                rows = batch.select(schema.names).filter(is_here)
                 rows = pa.concat_tables([*([pending[name]] if name in pending else []), pa.table(rows)])
                 while (num_rows := rows_of_a_file(rows, schema, file_bytes)) < rows.num_rows:
                     yield written(name, rows.slice(0, num_rows))
@@ -110,16 +144,58 @@ def write(
                 pending[name] = rows
         for name, rows in pending.items():
             yield written(name, rows)
-        yield _record(duplicates=duplicates)
+        listed = pa.concat_tables(dropped) if dropped else None
+        if listed is not None and duplicates_url is not None:
+            store.write(store.join(duplicates_url, f"{shard}.parquet"), _list_of(listed))
+        yield _record(
+            file=f"{shard}.parquet",
+            duplicates=0 if listed is None else listed.num_rows,
+            exact_duplicates=0 if listed is None else pc.sum(listed["exact"]).as_py(),
+            contents=leakage.sketch(contents, most_compared).to_bytes(),
+            groups=leakage.sketch(groups, most_compared).to_bytes(),
+        )
 
-    rows = placed.mapInArrow(write_shard, "split string, file string, audit binary, duplicates long").collect()
+    rows = placed.mapInArrow(write_shard, WRITTEN_COLUMNS).collect()
+    shards = [row for row in rows if row["audit"] is None]
     files = sorted((row["split"], row["file"], row["audit"]) for row in rows if row["audit"] is not None)
-    for left in set(store.file_names(data_url)) - {file for _, file, _ in files}:
-        store.remove(store.join(data_url, left))  # by a task that was run again
-    audits: dict[str, list[FileAudit]] = {name: [] for name in [*split.shares, *(name for name, _, _ in files)]}
+    _remove_others(data_url, {file for _, file, _ in files})
+    if duplicates_url is not None:
+        _remove_others(duplicates_url, {row["file"] for row in shards if row["duplicates"]})
+    audits: dict[str, list[FileAudit]] = {name: [] for name in [*split.names, *(name for name, _, _ in files)]}
     for name, _, audit in files:
         audits[name].append(FileAudit.from_bytes(audit))
-    return Written(audits, sum(row["duplicates"] or 0 for row in rows))
+    return Written(
+        audits,
+        sum(row["duplicates"] for row in shards),
+        sum(row["exact_duplicates"] for row in shards),
+        _leakage([row["contents"] for row in shards], [row["groups"] for row in shards] if by_group else None, split),
+    )
+
+
+def _leakage(contents: Sequence[bytes], groups: Sequence[bytes] | None, split: Split) -> dict[str, int | float]:
+    """What is in two splits. Raises: RecipeError where a group is."""
+    equal_rows, compared = leakage.in_several_splits([leakage.Sketch.from_bytes(found) for found in contents])
+    found: dict[str, int | float] = {"keys": 0, "equal_rows": equal_rows, "compared": compared}
+    if groups is not None:
+        torn, compared_groups = leakage.in_several_splits([leakage.Sketch.from_bytes(found) for found in groups])
+        if torn:
+            raise RecipeError(
+                f"split: {torn:,} groups of {split.by!r} have rows in several splits, since column {split.source!r} "
+                f"names another split for some of them; it must name one split for all rows of a group"
+            )
+        found |= {"groups": torn, "compared_groups": compared_groups}
+    return found
+
+
+def _remove_others(url: str, files: Collection[str]) -> None:
+    for left in set(store.file_names(url)) - set(files):
+        store.remove(store.join(url, left))  # by a task that was run again
+
+
+def _list_of(rows: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", store_schema=False)
+    return memoryview(sink.getvalue())
 
 
 def rows_of_a_file(rows: pa.Table, schema: Schema, file_bytes: int) -> int:
@@ -169,27 +245,45 @@ def leaf(field: Field) -> str:
 
 
 def _with_firsts(
-    batches: Iterable[pa.RecordBatch], key: str, split: Split
-) -> Iterator[tuple[pa.RecordBatch, pa.BooleanArray]]:
-    """Each batch, and whether a row is the first of its key. Rows of one key come one after the other."""
-    last = None
+    batches: Iterable[pa.RecordBatch], schema: Schema, split: Split
+) -> Iterator[tuple[pa.RecordBatch, pa.BooleanArray, pa.Table | None]]:
+    """Each batch, whether a row is the first of its key, and the rows that are not, `exact` where they equal that one.
+
+    Rows of one key come one after the other.
+    """
+    last = first = None
     for batch in (batch for batch in batches if batch.num_rows):
-        keys, splits = batch.column(key), batch.column("split")
+        keys, splits = batch.column(schema.key), batch.column("split")
+        if splits.null_count:
+            raise RecipeError(
+                f"split: {splits.null_count:,} rows have nothing in column {split.by!r}, which says their split; a "
+                f"rule must refuse them"
+            )
         keys_before, splits_before = (
             pa.concat_arrays([pa.nulls(1, column.type) if last is None else last.column(name), column[:-1]])
-            for name, column in ((key, keys), ("split", splits))
+            for name, column in ((schema.key, keys), ("split", splits))
         )
         last = batch.slice(batch.num_rows - 1)
         repeated = pc.fill_null(pc.equal(keys, keys_before), False)
         torn = pc.and_(repeated, pc.fill_null(pc.not_equal(splits, splits_before), False))
-        if torn.true_count:
+        if split.source is not None and torn.true_count:
             i = pc.index(torn, True).as_py()
             names = sorted([splits_before[i].as_py(), splits[i].as_py()])
             raise RecipeError(
                 f"split: the rows of key {keys[i].as_py()!r} are in the splits {names[0]!r} and {names[1]!r}; "
                 f"column {split.source!r} must name one split for all rows of a key"
             )
-        yield batch, pc.invert(repeated)
+        is_first, rows = pc.invert(repeated), pa.table(batch.select(schema.names))
+        firsts, others = rows.slice(rows.num_rows - 1), None
+        if repeated.true_count:
+            firsts = pa.concat_tables([*([] if first is None else [first]), rows.filter(is_first)])
+            which = np.cumsum(is_first.to_numpy(zero_copy_only=False)) - (first is None)
+            kept = firsts.take(which[repeated.to_numpy(zero_copy_only=False)]).combine_chunks()
+            others = rows.filter(repeated).combine_chunks()
+            exact = row_hashes(column_hashes(others, schema)) == row_hashes(column_hashes(kept, schema))
+            others = others.append_column("exact", pa.array(exact))
+        first = firsts.slice(firsts.num_rows - 1)
+        yield batch, is_first, others
 
 
 def _check_name(split: str) -> None:

@@ -21,7 +21,7 @@ if __name__ == "__main__" and not __package__:  # started by spark-submit: the p
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from etl import clean, counts, publish, split, transform
+from etl import clean, counts, leakage, publish, split, transform
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
@@ -30,7 +30,7 @@ from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
 from penstock.errors import DatasetError, RawDataError, RecipeError
-from penstock.recipe import DatasetRecipe, Recipe, find
+from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
 from penstock.rules import Reference, asked
 from penstock.store import RawFile
 
@@ -128,10 +128,15 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
     quarantine = f"quarantine/{job.clean_version}-{attempt}"
     clean_url, data_url = store.join(clean_folder, clean_data), store.join(job.out, data)
     quarantine_url = store.join(job.out, quarantine)
-    with _removed_on_failure(data_url):
+    duplicates = f"duplicates/{job.version}-{attempt}"
+    duplicates_url = store.join(job.out, duplicates)
+    with _removed_on_failure(data_url, duplicates_url):
         with _removed_on_failure(clean_url, quarantine_url):
             ask = asked(recipe.fixes, recipe.rules, job.labelled)
-            fixed = clean.fix(recipe.read(spark, job.raw_url, job.labelled), ask.fixes)
+            raw_rows = recipe.read(spark, job.raw_url, job.labelled)
+            if isinstance(recipe.keep, First | Last):
+                raw_rows = clean.located(raw_rows)
+            fixed = clean.fix(raw_rows, ask.fixes)
             checked, counted = clean.check(fixed, ask.rules, job.raw_url), Observation()
             observed = checked.observe(counted, *counts.aggregates(ask))
             rows = _public(recipe.clean(clean.kept(observed)))
@@ -143,10 +148,23 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 rows = spark.read.parquet(escaped(clean_url))
 
             assigned = split.assign(publish.conform(rows, schema), schema, recipe.split)
-            placed = split.place(assigned, schema, split.num_shards(sum(file.num_bytes for file in job.files)))
+            shards = split.num_shards(sum(file.num_bytes for file in job.files))
+            placed = split.place(assigned, schema, shards, recipe.keep)
             fit = {} if job.transforms is not None else recipe.fit
             with console.step("clean, shuffle, write and read back") as update, progress(spark, update):
-                written = publish.write(placed, schema, recipe.split, recipe.row_group_bytes, data_url, list(fit))
+                store.make_private(duplicates_url)
+                written = publish.write(
+                    placed,
+                    schema,
+                    recipe.split,
+                    recipe.row_group_bytes,
+                    data_url,
+                    list(fit),
+                    duplicates_url=duplicates_url,
+                    most_compared=leakage.MOST_COMPARED // shards,
+                )
+                if not written.duplicates:
+                    store.remove(duplicates_url)
 
             num_clean = written.num_rows + written.duplicates
             if clean_card is None:
@@ -202,8 +220,11 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             },
             transforms=job.transforms or transform.fitted(fit, written.audits.get("train", [])),
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
+            exact_duplicates=written.exact_duplicates,
+            listed_duplicates=duplicates if written.duplicates else None,
+            leakage=written.leakage,
         )
-        return Built(_publish(job.out, card, data_url), clean_card, reused=False)
+        return Built(_publish(job.out, card, data_url, duplicates_url), clean_card, reused=False)
 
 
 def _publish(folder: str, card: AnyCard, *attempt_urls: str) -> AnyCard:
@@ -250,7 +271,7 @@ def _tables(recipe: DatasetRecipe) -> list[list[tuple[str, str]]]:
 
 
 def _public(df: DataFrame) -> DataFrame:
-    return df.select(*(name for name in df.columns if not name.startswith("_")))
+    return df.select(*(name for name in df.columns if not name.startswith("_") or name == clean.PLACE))
 
 
 def _made_by(spark: SparkSession, recipe: DatasetRecipe) -> dict[str, str]:
@@ -313,6 +334,11 @@ def report(built: Built, out: str, console: Console) -> None:
     for name, said in built.clean.expectations.items():
         if unmet := counts.not_held(name, said):
             console.say(f"Warning: {unmet}")
+    if card.leakage.get("equal_rows"):
+        console.say(f"Warning: {card.leakage['equal_rows']:,} rows, but for their keys, are in several splits")
+    if card.listed_duplicates:
+        where = store.shown(store.join(out, card.listed_duplicates))
+        console.say(f"Duplicates, {card.exact_duplicates:,} of them exact: {where}")
     if built.clean.quarantine:
         console.say(f"Quarantined rows, with reasons: {store.shown(store.join(out, built.clean.quarantine))}")
     state = "reused: it was built before from the same raw files and code" if built.reused else "published"

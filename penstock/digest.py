@@ -71,12 +71,25 @@ def rows_digest(rows: pa.Table, schema: Schema) -> int:
     and n the number of bytes, its hash is n S(0) + Σ w_j S(j + 1). A row's hash is S(Σ_c S(hash of field c + S(c))),
     c counting the schema's fields from 0.
     """
-    total = np.zeros(rows.num_rows, np.uint64)
-    for c, field in enumerate(schema.fields):
-        salt = splitmix64(np.array([c], np.uint64))
-        hashes = [_value_hashes(chunk) for chunk in rows[field.name].chunks]
-        total += splitmix64((np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)) + salt)
-    return int(splitmix64(total).sum(dtype=np.uint64))
+    return sum_of(row_hashes(column_hashes(rows, schema)))
+
+
+def column_hashes(rows: pa.Table, schema: Schema) -> list[U64]:
+    """For each field the (n,) hashes of its values. They are linear in the value's words: mix them before use."""
+    hashes = ([_value_hashes(chunk) for chunk in rows[field.name].chunks] for field in schema.fields)
+    return [np.concatenate(chunks) if chunks else np.zeros(0, np.uint64) for chunks in hashes]
+
+
+def row_hashes(columns: Sequence[U64]) -> U64:
+    """(n,) hashes of the rows, from those of each field's values."""
+    total = np.zeros(len(columns[0]), np.uint64)
+    for c, hashes in enumerate(columns):
+        total += splitmix64(hashes + splitmix64(np.array([c], np.uint64)))
+    return splitmix64(total)
+
+
+def sum_of(hashes: U64) -> int:
+    return int(hashes.sum(dtype=np.uint64))
 
 
 def combine(digests: Iterable[int]) -> str:

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -49,17 +49,63 @@ MODEL_PARTS = {
 class Split:
     """Which split a row goes to: by its key's hash in these shares, so that a key keeps its split for ever.
 
+    With `by`, a column of clean(), by the hash of its value instead, so that all rows of a group are in one split; rows
+    where it is null go by their key. With `before` by time: `by` is the column of time (or another one that has an
+    order), and `before` says for each split, in their order, which value its rows are before; None for the last one.
     A row whose column `source` is not null goes to the split that it names instead, as the source says.
     """
 
-    shares: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=dict)
     source: str | None = None
+    by: str | None = None
+    before: Mapping[str, str | int | float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.before:
+            *borders, last = self.before.values()
+            if self.shares or self.by is None or not borders or last is not None or None in borders:
+                raise RecipeError(
+                    f"split: by time it needs `by`, no shares, and in `before` a border for each split but the last, "
+                    f"found {self}"
+                )
+            return
         if not self.shares or any(share <= 0 for share in self.shares.values()):
             raise RecipeError(f"split: shares must be above 0, found {dict(self.shares)}")
         if not math.isclose(sum(self.shares.values()), 1):
             raise RecipeError(f"split: shares must sum to 1, found {sum(self.shares.values())}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the splits that there will be; `source` may name more."""
+        return tuple(self.shares or self.before)
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """Of the rows with one key the smallest by all other fields stays, in the schema's order."""
+
+
+@dataclass(frozen=True)
+class First:
+    """Of the rows with one key the first stays: by the name of its file, then by its place in it."""
+
+
+@dataclass(frozen=True)
+class Last:
+    """Of the rows with one key the last stays: by the name of its file, then by its place in it."""
+
+
+@dataclass(frozen=True)
+class Greatest:
+    """Of the rows with one key the one with the greatest value of `column` stays, of several the smallest of these.
+
+    `column` is one of clean(); null is less than any value.
+    """
+
+    column: str
+
+
+Keep = Smallest | First | Last | Greatest
 
 
 @dataclass(frozen=True)
@@ -75,6 +121,7 @@ class DatasetRecipe:
     clean: Callable[[DataFrame], DataFrame]
     fixes: tuple[Fix, ...] = ()
     rules: tuple[Check, ...] = ()
+    keep: Keep = field(default_factory=Smallest)  # which of the rows with one key stays
     fit: Mapping[str, str] = field(default_factory=dict)  # field -> transform fitted on the training split
     max_quarantined: float = 0.01  # share of the raw rows
     row_group_bytes: int = 4 << 20
@@ -84,8 +131,8 @@ class DatasetRecipe:
         """The digest of what the recipe says about the data: its code, and every default that it relies on."""
         values = [
             self.schema.to_json(),
-            dict(self.split.shares),
-            self.split.source,
+            asdict(self.split),
+            repr(self.keep),
             dict(self.fit),
             self.row_group_bytes,
         ]
@@ -109,7 +156,7 @@ class Recipe:
             raise RecipeError(f"recipe {self.name!r}: a file of {self.folder} is no Python: {error}") from error
         optional = {
             name: getattr(module, name)
-            for name in ("fit", "max_quarantined", "row_group_bytes")
+            for name in ("keep", "fit", "max_quarantined", "row_group_bytes")
             if hasattr(module, name)
         }
         _check_parts(self.name, module)
@@ -230,6 +277,7 @@ def _check_parts(name: str, module: ModuleType) -> None:
             "a tuple of Rule, Unique, Reference or Expect",
             lambda v: isinstance(v, tuple | list) and all(isinstance(r, Check) for r in v),
         ),
+        "keep": ("Smallest(), First(), Last() or Greatest(column)", lambda value: isinstance(value, Keep)),
         "fit": ("a dict", lambda value: isinstance(value, Mapping)),
         "max_quarantined": ("a share from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
         "row_group_bytes": ("a whole number above 0", lambda value: isinstance(value, int) and value > 0),
@@ -240,9 +288,9 @@ def _check_parts(name: str, module: ModuleType) -> None:
 
 
 def _check_fit(recipe: DatasetRecipe) -> None:
-    if recipe.fit and "train" not in recipe.split.shares and recipe.split.source is None:
+    if recipe.fit and "train" not in recipe.split.names and recipe.split.source is None:
         raise RecipeError(
-            f"recipe {recipe.name!r}: fit needs a split named 'train', there are {', '.join(recipe.split.shares)}"
+            f"recipe {recipe.name!r}: fit needs a split named 'train', there are {', '.join(recipe.split.names)}"
         )
     for name, transform in recipe.fit.items():
         if transform != "standardise":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,11 +49,11 @@ def rows(spark: SparkSession) -> DataFrame:
 
 
 def publish_rows(
-    df: DataFrame, data_url: str, shares: Split = SHARES, shards: int = 3, file_bytes: int = publish.FILE_BYTES
+    df: DataFrame, data_url: str, shares: Split = SHARES, shards: int = 3, **options: Any
 ) -> publish.Written:
     placed = split.place(split.assign(publish.conform(df, SCHEMA), SCHEMA, shares), SCHEMA, shards)
     with user_errors("raw", "out"):
-        return publish.write(placed, SCHEMA, shares, GROUP_BYTES, data_url, ["x"], file_bytes)
+        return publish.write(placed, SCHEMA, shares, GROUP_BYTES, data_url, ["x"], **options)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,71 @@ def test_one_row_of_each_key_is_kept_in_batches_of_any_size(spark: SparkSession,
     table = pq.read_table(tmp_path)
     assert len(set(table["id"].to_pylist())) == 200
     assert set(table["word"].to_pylist()) == {"a smaller word"}
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    return sorted(pq.read_table(folder).to_pylist(), key=str)
+
+
+@pytest.mark.parametrize("batch", ["1", "3", "10000"])
+def test_dropped_rows_are_listed_and_exact_ones_counted_apart(spark: SparkSession, tmp_path: Path, batch: str) -> None:
+    once = rows(spark).where("cast(id as int) < 40")
+    tenth = once.where("label = 1")
+    other = tenth.withColumn("word", F.lit("zzz")).union(tenth.withColumn("word", F.lit("zzz")))  # equal, but dropped
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", batch)
+    found = publish_rows(
+        once.union(other).union(tenth).union(tenth),
+        f"file://{tmp_path}/data",
+        shards=2,
+        duplicates_url=f"file://{tmp_path}/dropped",
+    )
+    spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+    assert (found.num_rows, found.duplicates, found.exact_duplicates) == (40, 16, 8)
+    listed = pq.read_table(tmp_path / "dropped")
+    assert listed.column_names == [*SCHEMA.names, "exact"]
+    told = [(row["id"], row["word"], row["exact"]) for row in rows_of(tmp_path / "dropped")]
+    copies = [(word, exact) for word, exact in (("word 1", True), ("zzz", False)) for _ in range(2)]
+    assert sorted(told) == sorted((str(i), *copy) for i in (1, 11, 21, 31) for copy in copies)
+
+
+def test_no_list_of_duplicates_is_written_where_there_is_none(spark: SparkSession, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/dropped"
+    found = publish_rows(rows(spark).limit(20), f"file://{tmp_path}/data", duplicates_url=url)
+    assert (found.duplicates, found.exact_duplicates, files(url)) == (0, 0, {})
+
+
+def test_rows_of_other_splits_that_differ_in_the_key_alone_are_counted(spark: SparkSession, tmp_path: Path) -> None:
+    df = rows(spark).where("cast(id as int) < 100")
+    # Of ten words in two splits; x and tiny differ from row to row, so that they are made the same.
+    few = df.withColumns({"tiny": F.lit(1).cast("byte"), "x": F.lit(b"8 bytes.").cast("binary"), "flag": F.lit(True)})
+    found = publish_rows(few, f"file://{tmp_path}/few", shards=3)
+    assert found.leakage == {"keys": 0, "equal_rows": 10, "compared": 1.0}
+    assert publish_rows(df, f"file://{tmp_path}/all").leakage == {"keys": 0, "equal_rows": 0, "compared": 1.0}
+
+
+def test_a_group_is_in_one_split_or_it_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+    by_word = Split(SHARES.shares, by="word")
+    df = rows(spark).limit(200)
+    found = publish_rows(df, f"file://{tmp_path}/by", by_word)
+    assert found.leakage == {"keys": 0, "equal_rows": 0, "compared": 1.0, "groups": 0, "compared_groups": 1.0}
+    words = {name: set(pq.read_table(tmp_path / "by" / f"split={name}")["word"].to_pylist()) for name in SHARES.names}
+    assert words["train"] & words["test"] == set()
+    assert words["train"] | words["test"] == {f"word {i}" for i in range(10)}
+    torn = Split(SHARES.shares, by="word", source="said")
+    said = df.withColumn("said", F.expr("if(id in ('3', '13'), if(id = '3', 'train', 'test'), null)"))
+    with pytest.raises(
+        RecipeError, match=r"split: 1 groups of 'word' have rows in several splits, since column 'said'"
+    ):
+        publish_rows(said, f"file://{tmp_path}/torn", torn)
+
+
+def test_a_row_without_a_time_has_no_split_and_is_said(spark: SparkSession, tmp_path: Path) -> None:
+    by_time = Split(by="time", before={"train": 10, "test": None})
+    df = rows(spark).limit(30).withColumn("time", F.expr("nullif(cast(id as int), 7)"))
+    with pytest.raises(RecipeError, match=r"split: 1 rows have nothing in column 'time', which says their split"):
+        publish_rows(df, f"file://{tmp_path}", by_time)
+    found = publish_rows(df.where("id <> '7'"), f"file://{tmp_path}/known", by_time)
+    assert {name: sum(a.num_rows for a in audits) for name, audits in found.audits.items()} == {"train": 9, "test": 20}
 
 
 def test_a_large_shard_becomes_several_files(

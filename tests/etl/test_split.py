@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl import split
-from penstock.recipe import Split
+from penstock.errors import RecipeError
+from penstock.recipe import First, Greatest, Keep, Last, Split
 from penstock.schema import Field, Schema
 
 SCHEMA = Schema((Field("id", "int64"), Field("x", "int32"), Field("y", "string")), key="id")
@@ -82,6 +84,59 @@ def test_every_row_is_in_the_shard_and_the_order_that_its_hash_gives(rows: DataF
     hashes = [(row["_shard"], xxh64(str(row["id"]).encode(), 42), row["id"]) for row in found]
     assert all(shard == ((hashed % 2**64) >> 32) % 6 for shard, hashed, _ in hashes)
     assert hashes == sorted(hashes)
+
+
+def test_a_group_goes_where_its_hash_says_and_a_row_without_one_where_its_key_does(rows: DataFrame) -> None:
+    by = Split(SHARES.shares, by="group")
+    df = rows.where("id < 500").withColumn("group", F.expr("if(id % 10 = 0, null, id % 100)"))
+    found = {row["id"]: row["split"] for row in split.assign(df, SCHEMA, by).collect()}
+    assert found == {key: expected_split(key % 100 if key % 10 else key) for key in range(500)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "borders"),
+    [("int", (100, 300)), ("timestamp", ("1970-01-01 00:01:40", "1970-01-01 00:05:00"))],
+)
+def test_a_row_is_in_the_first_split_whose_border_it_is_before(
+    rows: DataFrame, kind: str, borders: tuple[int | str, int | str]
+) -> None:
+    by = Split(by="time", before={"train": borders[0], "val": borders[1], "test": None})
+    df = rows.where("id < 500").withColumn("time", F.expr(f"cast(nullif(id, 7) as {kind})"))
+    found = {row["id"]: row["split"] for row in split.assign(df, SCHEMA, by).collect()}
+    assert found == {i: "train" if i < 100 else "val" if i < 300 else "test" for i in range(500)} | {7: None}
+
+
+@pytest.mark.parametrize("partitions", [1, 7])
+@pytest.mark.parametrize("keep", [First(), Last(), Greatest("score"), Greatest("x")])
+def test_the_row_to_keep_comes_first_from_any_partition(spark: SparkSession, keep: Keep, partitions: int) -> None:
+    values = [
+        (key, copy * 7 % 5, f"{copy}", key % 3 and copy % 2, ("f", 0, copy)) for key in range(30) for copy in range(4)
+    ]
+    columns = "id long, x int, y string, score int, _place struct<file: string, block: long, number: long>"
+    df = spark.createDataFrame(values, columns).repartition(partitions)
+    placed = split.place(split.assign(df, SCHEMA, SHARES), SCHEMA, 4, keep)
+    assert placed.columns == ["id", "x", "y", "split"]
+    found = [tuple(row)[:3] for row in placed.collect()]
+    firsts = {key: next(run) for key, run in itertools.groupby(found, key=lambda row: row[0])}
+
+    def best(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+        match keep:
+            case First():
+                return rows[0]
+            case Last():
+                return rows[-1]
+            case Greatest(column):
+                return min(rows, key=lambda row: (-row[3 if column == "score" else 1], *row[1:3]))
+        raise AssertionError
+
+    of_key = {key: [row for row in values if row[0] == key] for key in range(30)}
+    assert firsts == {key: best(rows)[:3] for key, rows in of_key.items()}
+
+
+def test_a_column_that_decides_and_is_not_there_is_said(rows: DataFrame) -> None:
+    for keep, missing in ((First(), "_place"), (Greatest("when"), "when")):
+        with pytest.raises(RecipeError, match=rf"keep = .*: clean\(\) gives no column '{missing}'; it must hand it on"):
+            split.place(split.assign(rows, SCHEMA, SHARES), SCHEMA, 4, keep)
 
 
 @pytest.mark.parametrize("partitions", [1, 7])

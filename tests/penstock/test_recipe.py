@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,7 @@ def test_a_path_relative_to_here_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         ),
         (WHOLE + "max_quarantined = 5", "max_quarantined must be a share from 0 to 1, is 5"),
         (WHOLE + "row_group_bytes = 0", "row_group_bytes must be a whole number above 0, is 0"),
+        (WHOLE + "keep = 'first'", r"keep must be Smallest\(\), First\(\), Last\(\) or Greatest\(column\), is 'first'"),
         (WHOLE + "fit = 'x'", "fit must be a dict, is 'x'"),
         (WHOLE + "fit = {'x': 'whiten'}", "fit: unknown transform 'whiten'; there is 'standardise'"),
         (WHOLE + "fit = {'z': 'standardise'}", "fit: 'z' is no tensor of integers of 32 bits or fewer"),
@@ -198,6 +200,24 @@ def test_a_neighbour_that_is_no_python_is_said(tmp_path: Path) -> None:
 def test_shares_must_make_a_whole(shares: dict[str, float], message: str) -> None:
     with pytest.raises(RecipeError, match=f"split: shares .*{message}"):
         recipes.Split(shares)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"by": "t", "before": {"train": "2011-01-01"}},
+        {"by": "t", "before": {"train": None}},
+        {"by": "t", "before": {"train": None, "test": "2011-01-01"}},
+        {"before": {"train": "2011-01-01", "test": None}},
+        {"by": "t", "before": {"train": "2011-01-01", "test": None}, "shares": {"train": 1.0}},
+    ],
+)
+def test_a_split_by_time_has_its_borders(said: dict[str, Any]) -> None:
+    with pytest.raises(
+        RecipeError, match=r"split: by time it needs `by`, no shares, and in `before` a border for each"
+    ):
+        recipes.Split(**said)
+    assert recipes.Split(by="t", before={"train": 3, "val": 5, "test": None}).names == ("train", "val", "test")
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=8))
