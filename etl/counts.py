@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
@@ -16,6 +17,7 @@ from penstock.errors import RawDataError
 from penstock.rules import MALFORMED, Asked
 
 WORST_RULES_SHOWN = 5
+BUCKETS = 1 << 15  # bits of Spark's bitmap
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,18 @@ class Counts:
     fixes: Mapping[str, int]  # rows that a fix changed
     rules: Mapping[str, int]  # rows that broke a rule, MALFORMED first; a row may break several
     expectations: Mapping[str, Mapping[str, Any]]  # whether each holds, and the figure that it shows
+    refused_in: Sequence[int]  # the `bucket` of each file that has refused rows
+
+
+def bucket(file: str) -> Column:
+    """A number for a file's URL: a small bitmap of them says which files have refused rows, and perhaps a few more."""
+    return F.pmod(F.xxhash64(file), F.lit(BUCKETS))
 
 
 def aggregates(ask: Asked) -> list[Column]:
     """What `Observation` is to count of checked rows, for `counts` to read."""
     counted = {"raw": F.count(F.lit(1)), "quarantined": F.count_if("_refused"), MALFORMED: F.count_if("_malformed")}
+    counted["refused_in"] = F.bitmap_construct_agg(F.when(F.col("_refused"), bucket("_file")))
     counted |= {f"changed_{i}": F.count_if(f"_changed_{i}") for i in range(len(ask.fixes))}
     counted |= {f"breaks_{i}": F.count_if(f"_breaks_{i}") for i in range(len(ask.rules))}
     for i, expect in enumerate(ask.expectations):
@@ -56,7 +65,13 @@ def counts(observed: Mapping[str, Any], ask: Asked) -> Counts:
             }
             for i, expect in enumerate(ask.expectations)
         },
+        refused_in=_set_bits(observed["refused_in"]),
     )
+
+
+def _set_bits(bitmap: bytes) -> list[int]:
+    numbers: list[int] = np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")).tolist()
+    return numbers
 
 
 def warnings(found: Counts, ask: Asked) -> dict[str, str]:

@@ -175,7 +175,8 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 if found.quarantined:
                     with console.step("look up the refused rows") as update, progress(spark, update):
                         store.make_private(quarantine_url)
-                        clean.refused(checked, ask.rules, job.raw_url).write.mode("append").parquet(quarantine_url)
+                        there = checked.where(counts.bucket("_file").isin(found.refused_in))  # Spark skips other files
+                        clean.refused(there, ask.rules, job.raw_url).write.mode("append").parquet(quarantine_url)
                         refused = spark.read.parquet(escaped(quarantine_url))
                 counts.check_allowed(found, ask, refused, recipe.max_quarantined, raw)
                 clean_card = CleanCard(

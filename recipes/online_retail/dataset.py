@@ -50,7 +50,7 @@ FIELDS = (
 )
 
 schema = Schema((Field("line", "string"), *FIELDS), key="line")
-split = Split({"train": 0.8, "val": 0.1, "test": 0.1})
+split = Split({"train": 0.8, "val": 0.1, "test": 0.1}, by="buyer")
 fixes = (
     Fix("customer_without_decimals", "CustomerID", "regexp_replace(CustomerID, '[.]0$', '')"),
     Fix("description_or_empty", "Description", "coalesce(Description, '')"),
@@ -86,8 +86,7 @@ def clean(df: DataFrame) -> DataFrame:
         F.col("UnitPrice").alias("price"),
         F.coalesce(F.col("CustomerID").cast("bigint"), F.lit(0)).alias("customer"),
         F.col("Country").alias("country"),
-        "_file",
-        "_position",
+        F.coalesce("CustomerID", "InvoiceNo").alias("buyer"),
     )
     whole = F.concat_ws("\x1f", *(field.name for field in FIELDS))
     return cleaned.withColumn("line", F.substring(F.sha2(whole, 256), 1, 24))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tarfile
 from pathlib import Path
 
@@ -88,9 +89,21 @@ def test_the_known_facts_of_the_whole_data_come_out(spark: SparkSession, tmp_pat
     }
     quarantined = pq.read_table(tmp_path / "out" / str(built.clean.quarantine)).to_pylist()
     assert {row["record"].split(",")[0] for row in quarantined} == {"A563186", "A563187"}
-    rows = pq.read_table(tmp_path / "out" / built.card.data, columns=["customer", "stock_code", "country"])
+    data = tmp_path / "out" / built.card.data
+    rows = pq.read_table(data, columns=["customer", "stock_code", "country"])
     assert {name: len(rows[name].unique()) for name in rows.column_names} == {
         "customer": 4_372 + 1,
         "stock_code": 4_070,
         "country": 38,
     }
+    assert built.card.exact_duplicates == 5_268
+    assert pq.read_table(tmp_path / "out" / str(built.card.listed_duplicates)).num_rows == 5_268
+    assert built.card.leakage == {
+        "keys": 0,
+        "equal_rows": 0,
+        "compared": 1.0,
+        "groups": 0,
+        "compared_groups": 1.0,
+    }
+    customers = [set(pq.read_table(data / f"split={name}")["customer"].to_pylist()) for name in built.card.splits]
+    assert [a & b for a, b in itertools.combinations(customers, 2)] == [{0}] * 3
