@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame
 from etl import leakage
 from penstock import store
 from penstock.audit import FileAudit, audit_file
-from penstock.digest import column_hashes, row_hashes
+from penstock.digest import U64, column_hashes, row_hashes
 from penstock.errors import RecipeError
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
@@ -114,8 +114,8 @@ def write(
         shard = f"part-{task.partitionId():05d}-{task.taskAttemptId()}"  # a second attempt meets no file of the first
         num_files = 0
         dropped: list[pa.Table] = []
-        contents: list[tuple[str, leakage.U64]] = []
-        groups: list[tuple[str, leakage.U64]] = []
+        contents: list[tuple[str, U64]] = []
+        groups: list[tuple[str, U64]] = []
 
         def written(name: str, rows: pa.Table) -> pa.RecordBatch:
             nonlocal num_files
