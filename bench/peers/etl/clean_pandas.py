@@ -27,7 +27,7 @@ def main() -> None:
     good = (
         (df["UnitPrice"] >= 0)
         & df["InvoiceNo"].str.fullmatch(r"[AC]?\d{6,}")
-        & (df["CustomerID"].isna() | df["CustomerID"].str.fullmatch(r"\d{5}").fillna(False))
+        & df["CustomerID"].str.fullmatch(r"\d{5}", na=True)
     )
     warned = {
         "customer_known": int(df["CustomerID"].isna().sum()),
