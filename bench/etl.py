@@ -78,7 +78,7 @@ def one(system: str, raw: Path, out: Path, num_files: int) -> None:
         start = time.perf_counter()
         run(spark, system, raw, out / "made", num_files)
         seconds = time.perf_counter() - start
-    files = len(list((out / "made").rglob("part-*.parquet")))
+    files = len(list((out / "made").rglob("split=*/part-*.parquet" if system == "penstock" else "part-*.parquet")))
     print(json.dumps({"seconds": seconds, "files": files}))
 
 

@@ -31,6 +31,12 @@ REFUSED_SCHEMA = pa.schema(
 )
 
 
+def blank(raw: DataFrame) -> DataFrame:
+    """Nothing is in the columns of a record that could not be read, whatever of it the reader could."""
+    names = [name for name in raw.columns if not name.startswith("_")]
+    return raw.withColumns({name: F.when(~F.col("_malformed"), F.col(f"`{name}`")) for name in names})
+
+
 def fix(raw: DataFrame, fixes: Sequence[Fix]) -> DataFrame:
     """Takes each step in turn, and adds for the i-th `_changed_<i>`: whether it changed the row.
 

@@ -136,6 +136,8 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             raw_rows = recipe.read(spark, job.raw_url, job.labelled)
             if isinstance(recipe.keep, First | Last):
                 raw_rows = clean.located(raw_rows)
+            if ask.expectations:
+                raw_rows = clean.blank(raw_rows)
             fixed = clean.fix(raw_rows, ask.fixes)
             checked, counted = clean.check(fixed, ask.rules, job.raw_url), Observation()
             observed = checked.observe(counted, *counts.aggregates(ask))

@@ -84,8 +84,8 @@ class Reference:
 class Expect:
     """`expression`, of aggregates over all raw rows, must be true; null counts as not.
 
-    The columns of a record that could not be read are null, unless the reader could read them. `shown`, another
-    aggregate, is the figure that the card and the message give.
+    The columns of a record that could not be read are null. `shown`, another aggregate, is the figure that the card and
+    the message give.
     """
 
     name: str
