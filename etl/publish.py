@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -126,24 +127,29 @@ def write(
             contents.append((name, leakage.contents(rows, schema)))
             return _record(split=name, file=file, audit=audit.to_bytes())
 
-        pending: dict[str, pa.Table] = {}
+        pending: dict[str, list[pa.Table]] = defaultdict(list)
+        pending_bytes: dict[str, int] = defaultdict(int)
         for batch, is_first, others in _with_firsts(batches, schema, split):
             dropped += [] if others is None else [others]
             splits = batch.column("split")
             for name in splits.unique().to_pylist():
                 _check_name(name)
                 is_here = pc.and_(is_first, pc.equal(splits, name))
+                if not is_here.true_count:  # none but what is dropped for a row of another split
+                    continue
                 if by_group:
                     known = batch.column("_group").filter(is_here).drop_null().unique()
                     groups.append((name, known.to_numpy().view(np.uint64)))
-                rows = batch.select(schema.names).filter(is_here)
-                rows = pa.concat_tables([*([pending[name]] if name in pending else []), pa.table(rows)])
-                while (num_rows := rows_of_a_file(rows, schema, file_bytes)) < rows.num_rows:
-                    yield written(name, rows.slice(0, num_rows))
-                    rows = rows.slice(num_rows)
-                pending[name] = rows
-        for name, rows in pending.items():
-            yield written(name, rows)
+                pending[name].append(pa.table(batch.select(schema.names).filter(is_here)))
+                pending_bytes[name] += int(row_bytes(pending[name][-1], schema).sum())
+                if pending_bytes[name] > file_bytes:
+                    rows = pa.concat_tables(pending[name])
+                    while (num_rows := rows_of_a_file(rows, schema, file_bytes)) < rows.num_rows:
+                        yield written(name, rows.slice(0, num_rows))
+                        rows = rows.slice(num_rows)
+                    pending[name], pending_bytes[name] = [rows], int(row_bytes(rows, schema).sum())
+        for name, tables in pending.items():
+            yield written(name, pa.concat_tables(tables))
         listed = pa.concat_tables(dropped) if dropped else None
         if listed is not None and duplicates_url is not None:
             store.write(store.join(duplicates_url, f"{shard}.parquet"), _list_of(listed))

@@ -38,6 +38,7 @@ COLUMNS = {
     "CustomerID": "string",
     "Country": "string",
 }
+WITHOUT_DECIMALS = "if(endswith(CustomerID, '.0'), left(CustomerID, length(CustomerID) - 2), CustomerID)"
 FIELDS = (
     Field("invoice", "string"),
     Field("stock_code", "string"),
@@ -52,7 +53,7 @@ FIELDS = (
 schema = Schema((Field("line", "string"), *FIELDS), key="line")
 split = Split({"train": 0.8, "val": 0.1, "test": 0.1}, by="buyer")
 fixes = (
-    Fix("customer_without_decimals", "CustomerID", "regexp_replace(CustomerID, '[.]0$', '')"),
+    Fix("customer_without_decimals", "CustomerID", WITHOUT_DECIMALS),
     Fix("description_or_empty", "Description", "coalesce(Description, '')"),
 )
 rules = (
