@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
@@ -182,7 +182,10 @@ def check(run: Run, spark: SparkSession, folder: Path, data: st.DataObject) -> N
         spark.conf.unset("spark.sql.files.openCostInBytes")
 
 
-FEW = settings(max_examples=3, suppress_health_check=list(HealthCheck))
+# An example takes seconds, and shrinking one minutes.
+FEW = settings(
+    max_examples=3, phases=[Phase.explicit, Phase.reuse, Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
 @given(data=st.data())
