@@ -144,7 +144,10 @@ def build(run: Run, folder: Path, files: Sequence[Sequence[str]], split: str, ke
     (folder / "raw").mkdir(parents=True)
     for i, records in enumerate(files):
         (folder / "raw" / f"{i:03d}.csv").write_text("".join(f"{record}\n" for record in records))
-    recipe = write_recipe(folder / "mine", RECIPE.replace("SPLIT", SPLITS[split]).replace("KEEP", keep))
+    # One folder for each recipe: what Python has imported from a folder stays.
+    recipe = folder.parent / f"{split}_{KEEPS.index(keep)}"
+    if not recipe.exists():
+        write_recipe(recipe, RECIPE.replace("SPLIT", SPLITS[split]).replace("KEEP", keep))
     return folder / "out", run(folder / "raw", folder / "out", recipe=recipe)
 
 
@@ -193,7 +196,7 @@ FEW = settings(
 def test_generated_files_become_what_plain_python_makes_of_them(
     run: Run, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    check(run, spark, tmp_path_factory.getbasetemp() / "oracle", data)
+    check(run, spark, tmp_path_factory.getbasetemp() / "oracle" / "data", data)
 
 
 @pytest.mark.soak
@@ -202,4 +205,4 @@ def test_generated_files_become_what_plain_python_makes_of_them(
 def test_many_generated_files_become_what_plain_python_makes_of_them(
     run: Run, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    check(run, spark, tmp_path_factory.getbasetemp() / "oracle", data)
+    check(run, spark, tmp_path_factory.getbasetemp() / "oracle" / "data", data)
