@@ -56,6 +56,9 @@ def verify(dataset_url: str, console: Console, version: str | None = None) -> tu
     differs = list(_compare(card, listed, splits, audits))
     for clean_version in card.lineage.get("clean", []):
         differs += _compare_clean(url, cards.find(store.join(url, "clean"), clean_version), clean_version)
+    if card.listed_duplicates:
+        folder = store.inside(url, card.listed_duplicates)
+        differs += _compare_kept(folder, card.counts["duplicates"], f"duplicates {card.version}")
     return card, differs
 
 
@@ -126,16 +129,22 @@ def _compare_clean(url: str, card: Card | CleanCard | None, version: str) -> Ite
     if card.data is not None:
         yield from _compare_clean_rows(store.inside(store.join(url, "clean"), card.data), card)
     if card.quarantine:
-        folder = store.inside(url, card.quarantine)
-        names = [name for name in store.file_names(folder) if name.endswith(".parquet")]
-        try:
-            contents = [store.read_bytes(store.join(folder, name)) for name in names]
-            refused = sum(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows for content in contents)
-        except (pa.ArrowException, OSError) as error:
-            yield f"{store.shown(folder)}: refused rows cannot be read ({error})"
-            return
-        if refused != card.counts["quarantined"]:
-            yield f"quarantine {version}: the card says {card.counts['quarantined']:,} rows, the files hold {refused:,}"
+        yield from _compare_kept(
+            store.inside(url, card.quarantine), card.counts["quarantined"], f"quarantine {version}"
+        )
+
+
+def _compare_kept(folder: str, expected: int, what: str) -> Iterator[str]:
+    """Refused rows, or duplicates."""
+    names = [name for name in store.file_names(folder) if name.endswith(".parquet")]
+    try:
+        contents = [store.read_bytes(store.join(folder, name)) for name in names]
+        found = sum(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows for content in contents)
+    except (pa.ArrowException, OSError) as error:
+        yield f"{what}: {store.shown(folder)} cannot be read ({error})"
+        return
+    if found != expected:
+        yield f"{what}: the card says {expected:,} rows, the files hold {found:,}"
 
 
 def _compare_clean_rows(data_url: str, card: CleanCard) -> Iterator[str]:

@@ -167,9 +167,22 @@ def test_refused_rows_are_counted(digits_dataset: Path) -> None:
         r"quarantine .*: the card says 1 rows, the files hold 2", *verify(str(digits_dataset), Console())[1]
     )
     cut(file)
-    assert re.search(r"refused rows cannot be read", *verify(str(digits_dataset), Console())[1])
+    assert re.search(r"quarantine .*: .* cannot be read", *verify(str(digits_dataset), Console())[1])
     file.unlink()
     assert re.search(r"the card says 1 rows, the files hold 0", *verify(str(digits_dataset), Console())[1])
+
+
+def test_duplicates_are_counted(digits_dataset: Path) -> None:
+    path = next((digits_dataset / "cards").iterdir())
+    counts = {"raw": 1799, "quarantined": 0, "clean": 1799, "duplicates": 2, "built": 1797}
+    edit_card(path, lambda card: card.update(listed_duplicates="duplicates/a", counts=counts))
+    file = digits_dataset / "duplicates" / "a" / "part-0.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"exact": [True, False, False]}), file)
+    said = r"duplicates .*: the card says 2 rows, the files hold 3"
+    assert re.search(said, *verify(str(digits_dataset), Console())[1])
+    pq.write_table(pa.table({"exact": [True, False]}), file)
+    assert verify(str(digits_dataset), Console())[1] == []
 
 
 class Opens:
