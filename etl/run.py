@@ -224,7 +224,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             transforms=job.transforms or transform.fitted(fit, written.audits.get("train", [])),
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
             exact_duplicates=written.exact_duplicates,
-            listed_duplicates=duplicates if written.duplicates else None,
+            duplicates=duplicates if written.duplicates else None,
             leakage=written.leakage,
         )
         return Built(_publish(job.out, card, data_url, duplicates_url), clean_card, reused=False)
@@ -339,8 +339,8 @@ def report(built: Built, out: str, console: Console) -> None:
             console.say(f"Warning: {unmet}")
     if card.leakage.get("equal_rows"):
         console.say(f"Warning: {card.leakage['equal_rows']:,} rows, but for their keys, are in several splits")
-    if card.listed_duplicates:
-        where = store.shown(store.join(out, card.listed_duplicates))
+    if card.duplicates:
+        where = store.shown(store.join(out, card.duplicates))
         console.say(f"Duplicates, {card.exact_duplicates:,} of them exact: {where}")
     if built.clean.quarantine:
         console.say(f"Quarantined rows, with reasons: {store.shown(store.join(out, built.clean.quarantine))}")

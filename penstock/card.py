@@ -91,7 +91,7 @@ class Card:
     transforms: Mapping[str, Mapping[str, Any]]  # field -> what was fitted on the training split
     lineage: Mapping[str, Any]
     exact_duplicates: int = 0  # those that equal the row that was kept in all fields
-    listed_duplicates: str | None = None  # folder of the duplicates, relative to the dataset; None where there is none
+    duplicates: str | None = None  # folder of the duplicates, relative to the dataset; None where there is none
     leakage: Mapping[str, int | float] = field(default_factory=dict)  # what is in several splits; equal_rows, compared
     created: str = field(default_factory=now)
     kind: str = "dataset"

@@ -56,8 +56,8 @@ def verify(dataset_url: str, console: Console, version: str | None = None) -> tu
     differs = list(_compare(card, listed, splits, audits))
     for clean_version in card.lineage.get("clean", []):
         differs += _compare_clean(url, cards.find(store.join(url, "clean"), clean_version), clean_version)
-    if card.listed_duplicates:
-        folder = store.inside(url, card.listed_duplicates)
+    if card.duplicates:
+        folder = store.inside(url, card.duplicates)
         differs += _compare_kept(folder, card.counts["duplicates"], f"duplicates {card.version}")
     return card, differs
 

@@ -175,7 +175,7 @@ def test_refused_rows_are_counted(digits_dataset: Path) -> None:
 def test_duplicates_are_counted(digits_dataset: Path) -> None:
     path = next((digits_dataset / "cards").iterdir())
     counts = {"raw": 1799, "quarantined": 0, "clean": 1799, "duplicates": 2, "built": 1797}
-    edit_card(path, lambda card: card.update(listed_duplicates="duplicates/a", counts=counts))
+    edit_card(path, lambda card: card.update(duplicates="duplicates/a", counts=counts))
     file = digits_dataset / "duplicates" / "a" / "part-0.parquet"
     file.parent.mkdir(parents=True)
     pq.write_table(pa.table({"exact": [True, False, False]}), file)

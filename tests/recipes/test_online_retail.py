@@ -97,7 +97,7 @@ def test_the_known_facts_of_the_whole_data_come_out(spark: SparkSession, tmp_pat
         "country": 38,
     }
     assert built.card.exact_duplicates == 5_268
-    assert pq.read_table(tmp_path / "out" / str(built.card.listed_duplicates)).num_rows == 5_268
+    assert pq.read_table(tmp_path / "out" / str(built.card.duplicates)).num_rows == 5_268
     assert built.card.leakage == {
         "keys": 0,
         "equal_rows": 0,
