@@ -45,7 +45,7 @@ bench: $(VENV)/.dev  ## the figures of README (RAW=<folder of MNIST's idx files>
 	@$(BIN)/python -m bench.convert --raw "$(RAW)" && $(BIN)/python -m bench.mnist --raw "$(RAW)" --seeds 5
 
 lock: $(VENV)/.uv  ## write requirements/*.lock anew from pyproject.toml
-	@for place in dev demo etl examples train; do \
+	@for place in dev demo etl examples tracking train; do \
 	    $(UV) compile --quiet --universal --generate-hashes --no-emit-index-url \
 	        --custom-compile-command 'make lock' pyproject.toml --extra $$place \
 	        $$([ $$place = dev ] || echo -c requirements/dev.lock) -o requirements/$$place.lock || exit 1; \

@@ -24,17 +24,12 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import pyspark
-
-from cluster import daemons, jars
+from cluster import commands, daemons, jars
 from cluster.daemons import Daemon, Process
-from etl import java
 from penstock import command, store
 from penstock.console import Console
 from penstock.errors import PenstockError
 
-CONF = Path(__file__).resolve().parent / "conf"
-SPARK_HOME = Path(pyspark.__file__).parent
 HOST = "127.0.0.1"
 UP_TIMEOUT_S = 120.0
 NUM_DATANODES = NUM_WORKERS = 2
@@ -44,8 +39,6 @@ PORTS = (
     *("master", "master_http"),
 )
 SERVICES = ("hdfs", "yarn", "spark")
-# Small, and at work soon: these live for minutes, on a laptop.
-HADOOP_JAVA = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true")
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ def up(folder: Path, services: Sequence[str], console: Console) -> Cluster:
     wanted = [name for service in services for name in names(service)]
     if all(cluster.is_alive(name) for name in wanted):
         return cluster
-    class_path = [str(path) for path in jars.fetch()]
+    class_path = jars.fetch()
     if not any(process.is_alive for process in cluster.processes.values()):
         ports = {name: port for name, port in cluster.ports.items() if daemons.is_free(port)}
         cluster = Cluster(folder, {name: ports.get(name) or daemons.free_port() for name in PORTS}, {})
@@ -134,32 +127,24 @@ def _save(cluster: Cluster) -> None:
     store.replace(cluster.folder / "cluster.json", json.dumps(described, indent=1).encode())
 
 
-def _daemons(cluster: Cluster, class_path: Sequence[str]) -> list[Daemon]:
-    env, data = environment(cluster), cluster.folder / "data"
-    java_binary = str(java.find().home / "bin" / "java")
+def _daemons(cluster: Cluster, class_path: Sequence[Path]) -> list[Daemon]:
+    env, data, ports = environment(cluster), cluster.folder / "data", cluster.ports
 
-    def hadoop(name: str, main: str, **more: str) -> Daemon:
-        own = (f"-Djava.io.tmpdir={data / 'tmp'}", "-cp", ":".join([str(CONF), *class_path]))
-        line = [java_binary, *HADOOP_JAVA, *own, f"org.apache.hadoop.{main}"]
-        return Daemon(name, line, {**env, **more})
+    def hadoop(name: str, **more: str) -> Daemon:
+        return Daemon(name, commands.hadoop(name.partition("-")[0], class_path, data / "tmp"), {**env, **more})
 
-    def spark(name: str, main: str, *arguments: object) -> Daemon:
-        line = [SPARK_HOME / "bin" / "spark-class", f"org.apache.spark.deploy.{main}", "--host", HOST, *arguments]
-        return Daemon(name, list(map(str, line)), env)
+    def spark(name: str, *arguments: object) -> Daemon:
+        return Daemon(name, commands.spark(name.partition("-")[0], HOST, *arguments), env)
 
-    ports = cluster.ports
     return [
-        hadoop("namenode", "hdfs.server.namenode.NameNode"),
-        *(
-            hadoop(f"datanode-{i}", "hdfs.server.datanode.DataNode", DATANODE=f"datanode-{i}")
-            for i in range(NUM_DATANODES)
-        ),
-        hadoop("resourcemanager", "yarn.server.resourcemanager.ResourceManager"),
-        hadoop("nodemanager", "yarn.server.nodemanager.NodeManager"),
-        spark("master", "master.Master", "--port", ports["master"], "--webui-port", ports["master_http"]),
+        hadoop("namenode"),
+        *(hadoop(f"datanode-{i}", DATANODE=f"datanode-{i}") for i in range(NUM_DATANODES)),
+        hadoop("resourcemanager"),
+        hadoop("nodemanager"),
+        spark("master", "--port", ports["master"], "--webui-port", ports["master_http"]),
         *(
             spark(
-                *(f"worker-{i}", "worker.Worker", cluster.spark_url, "--webui-port", 0),
+                *(f"worker-{i}", cluster.spark_url, "--webui-port", 0),
                 *("--cores", 1, "--memory", "2g", "-d", data / f"worker-{i}"),
             )
             for i in range(NUM_WORKERS)
@@ -184,10 +169,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
         "HADOOP_CONF_DIR": str(cluster.conf),
         "SPARK_LOCAL_IP": HOST,
         "SPARK_DAEMON_JAVA_OPTS": f"-Djava.io.tmpdir={cluster.folder / 'data' / 'tmp'}",
-        "SPARK_HOME": str(SPARK_HOME),
-        "JAVA_HOME": str(java.WRAPPER_HOME),
-        "PENSTOCK_JAVA_HOME": str(java.find().home),
-        "PYSPARK_PYTHON": sys.executable,
+        **commands.spark_environment(),
     }
 
 
@@ -195,7 +177,7 @@ def _write_client_conf(cluster: Cluster) -> None:
     """conf/ with its variables filled in: clients have not the daemons' environment."""
     cluster.conf.mkdir(parents=True, exist_ok=True)
     given = environment(cluster)
-    for path in CONF.glob("*.xml"):
+    for path in commands.CONF.glob("*.xml"):
         filled = re.sub(r"\$\{env\.(\w+):-([^}]*)\}", lambda found: given.get(found[1], found[2]), path.read_text())
         store.replace(cluster.conf / path.name, filled.encode())
 

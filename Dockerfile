@@ -1,0 +1,27 @@
+# What docker-compose.yml runs: --target etl (Spark, HDFS daemons), train (a GPU box or a CPU), tracking (MLflow's server).
+FROM python:3.11.14-slim-bookworm AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/opt/penstock
+WORKDIR /opt/penstock
+COPY requirements/uv.lock requirements/
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/uv.lock \
+    && useradd --create-home --uid 1000 penstock \
+    && mkdir /data /runs && chown penstock /data /runs .
+
+FROM base AS etl
+COPY requirements/etl.lock requirements/
+RUN uv pip install --system --no-cache --no-deps --require-hashes -r requirements/etl.lock
+COPY --chown=penstock . .
+USER penstock
+RUN python -m cluster.commands fetch
+
+FROM base AS train
+COPY requirements/train.lock requirements/
+RUN uv pip install --system --no-cache --no-deps --require-hashes -r requirements/train.lock
+COPY --chown=penstock . .
+USER penstock
+ENTRYPOINT ["python", "-m", "penstock.cli"]
+
+FROM base AS tracking
+COPY requirements/tracking.lock requirements/
+RUN uv pip install --system --no-cache --no-deps --require-hashes -r requirements/tracking.lock
+USER penstock
