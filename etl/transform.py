@@ -20,7 +20,7 @@ from penstock.schema import Field
 def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
     """Replaces number columns, none null, by one tensor of theirs; `columns` in C order of `into.shape`.
 
-    Raises: RecipeError where `into` is no tensor, or, when rows are packed, where a value does not fit it.
+    Raises: RecipeError where `into` is no tensor, or, when rows are packed, where a value is null or does not fit it.
     """
     if not into.is_tensor or math.prod(into.shape) != len(columns):
         raise RecipeError(
@@ -32,6 +32,11 @@ def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
 
     def packed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
+            if null := [name for name in columns if batch.column(name).null_count]:
+                raise RecipeError(
+                    f"field {into.name!r}: {null[0]}, is null in a row; refuse such rows with a rule, or say what they "
+                    f"count as (coalesce in clean(), Impute in transforms)"
+                )
             values = np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in columns], axis=1)
             tensor = tensors.pack(values.reshape(-1, *into.shape), into)
             yield pa.RecordBatch.from_arrays([*(batch.column(name) for name in names), tensor], [*names, into.name])
@@ -42,14 +47,17 @@ def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
 
 def fitted(fit: Mapping[str, str], train: Sequence[FileAudit]) -> dict[str, dict[str, Any]]:
     """What a recipe fits, from exact sums over the training split: the same wherever and in whatever order."""
-    return {name: {"kind": kind, **_mean_and_std([audit.sums[name] for audit in train])} for name, kind in fit.items()}
+    sums = {name: zip((0, 0, 0), *(audit.sums[name] for audit in train), strict=True) for name in fit}
+    return {name: {"kind": kind, **mean_and_std(*map(sum, sums[name]))} for name, kind in fit.items()}
 
 
-def _mean_and_std(sums: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-    """Mean and standard deviation over all elements, rounded once, at the end; 0 and 1 for no rows."""
-    count, total, squares = (sum(column) for column in zip((0, 0, 0), *sums, strict=True))
+def mean_and_std(count: int, total: int | Fraction, squares: int | Fraction) -> dict[str, float]:
+    """Mean and standard deviation of `count` values from Σ x and Σ x², rounded once, at the end; 0 and 1 for none.
+
+    The deviation of a constant, 0, by which nothing can be divided, is given as 1.
+    """
     if not count:
         return {"mean": 0.0, "std": 1.0}
-    mean = Fraction(total, count)
-    variance = Fraction(squares, count) - mean * mean
+    mean = Fraction(total) / count
+    variance = Fraction(squares) / count - mean * mean
     return {"mean": float(mean), "std": math.sqrt(variance) or 1.0}
