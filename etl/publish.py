@@ -73,7 +73,7 @@ def spark_type(field: Field) -> str:
     return "binary" if field.shape else SPARK_TYPES[field.dtype]
 
 
-def conform(df: DataFrame, schema: Schema) -> DataFrame:
+def conform(df: DataFrame, schema: Schema, made_by: str = "clean()") -> DataFrame:
     """The rows as they are. Raises: RecipeError where they lack a column of the schema or have it of another type."""
     found = {field.name: field.dataType.simpleString() for field in df.schema.fields}
     expected = {field.name: spark_type(field) for field in schema.fields}
@@ -83,7 +83,7 @@ def conform(df: DataFrame, schema: Schema) -> DataFrame:
         if found.get(name) != kind
     ]
     if differs:
-        raise RecipeError(f"clean() gives other columns than the recipe's schema: {'; '.join(differs)}")
+        raise RecipeError(f"{made_by} gives other columns than the recipe's schema: {'; '.join(differs)}")
     return df
 
 

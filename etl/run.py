@@ -21,7 +21,7 @@ if __name__ == "__main__" and not __package__:  # started by spark-submit: the p
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from etl import clean, counts, leakage, publish, split, transform
+from etl import build, clean, counts, features, leakage, publish, split, transform
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
@@ -126,11 +126,12 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
     clean_folder, attempt = store.join(job.out, "clean"), uuid.uuid4().hex[:8]
     clean_data, data = f"data/{job.clean_version}-{attempt}", f"data/{job.version}-{attempt}"
     quarantine = f"quarantine/{job.clean_version}-{attempt}"
-    clean_url, data_url = store.join(clean_folder, clean_data), store.join(job.out, data)
-    quarantine_url = store.join(job.out, quarantine)
+    data_url, quarantine_url = store.join(job.out, data), store.join(job.out, quarantine)
     duplicates = f"duplicates/{job.version}-{attempt}"
     duplicates_url = store.join(job.out, duplicates)
-    with _removed_on_failure(data_url, duplicates_url):
+    rows_url = f"{data_url}-rows"  # on their way, where a recipe's second stage needs them as files
+    clean_url = store.join(clean_folder, clean_data) if job.keep_clean else store.join(rows_url, "clean")
+    with _removed_on_failure(data_url, duplicates_url), _temporary(rows_url):
         with _removed_on_failure(clean_url, quarantine_url):
             ask = asked(recipe.fixes, recipe.rules, job.labelled)
             raw_rows = recipe.read(spark, job.raw_url, job.labelled)
@@ -144,32 +145,14 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             rows = _public(recipe.clean(clean.kept(observed)))
             if clean_card and clean_card.data:
                 rows = _kept_rows(spark, clean_folder, clean_card)
-            elif job.keep_clean:
+            elif job.keep_clean or build.is_needed(recipe):
+                if not job.keep_clean:
+                    store.make_private(rows_url)
                 with console.step("read, check, clean and keep") as update, progress(spark, update):
                     rows.write.option("compression", "zstd").parquet(clean_url)
-                rows = spark.read.parquet(escaped(clean_url))
+                rows = spark.read.schema(rows.schema).parquet(escaped(clean_url))
 
-            assigned = split.assign(publish.conform(rows, schema), schema, recipe.split)
-            shards = split.num_shards(sum(file.num_bytes for file in job.files))
-            placed = split.place(assigned, schema, shards, recipe.keep)
-            fit = {} if job.transforms is not None else recipe.fit
-            with console.step("clean, shuffle, write and read back") as update, progress(spark, update):
-                store.make_private(duplicates_url)
-                written = publish.write(
-                    placed,
-                    schema,
-                    recipe.split,
-                    recipe.row_group_bytes,
-                    data_url,
-                    list(fit),
-                    duplicates_url=duplicates_url,
-                    most_compared=leakage.MOST_COMPARED // shards,
-                )
-                if not written.duplicates:
-                    store.remove(duplicates_url)
-
-            num_clean = written.num_rows + written.duplicates
-            if clean_card is None:
+            def judged(num_clean: int) -> CleanCard:
                 found = counts.counts(counted.get, ask)
                 if not found.raw:
                     raise RawDataError(f"raw data: no row in the {len(job.files)} files of {raw}; check --raw")
@@ -181,12 +164,12 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                         clean.refused(there, ask.rules, job.raw_url).write.mode("append").parquet(quarantine_url)
                         refused = spark.read.parquet(escaped(quarantine_url))
                 counts.check_allowed(found, ask, refused, recipe.max_quarantined, raw)
-                clean_card = CleanCard(
+                return CleanCard(
                     version=job.clean_version,
                     recipe=recipe.name,
                     data=clean_data if job.keep_clean else None,
                     quarantine=quarantine if found.quarantined else None,
-                    files=_sizes(clean_url),
+                    files=_sizes(clean_url) if job.keep_clean else {},
                     counts={"raw": found.raw, "clean": num_clean, "quarantined": found.quarantined},
                     fixes=found.fixes,
                     rules=found.rules,
@@ -198,6 +181,37 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                         **_made_by(spark, recipe),
                     },
                 )
+
+            shards = split.num_shards(sum(file.num_bytes for file in job.files))
+            store.make_private(duplicates_url)
+            prepared = None
+            if build.is_needed(recipe):
+                clean_card = clean_card or judged(rows.count())
+                frozen, urls = job.transforms, (rows_url, duplicates_url)
+                prepared = build.prepare(spark, rows, recipe, schema, job.labelled, frozen, *urls, console)
+                schema = prepared.schema
+                placed = split.place(prepared.rows, schema, shards)
+            else:
+                assigned = split.assign(publish.conform(rows, schema), schema, recipe.split)
+                placed = split.place(assigned, schema, shards, recipe.keep)
+            fit = {} if job.transforms is not None else recipe.fit
+            with console.step("clean, shuffle, write and read back") as update, progress(spark, update):
+                written = publish.write(
+                    placed,
+                    schema,
+                    recipe.split,
+                    recipe.row_group_bytes,
+                    data_url,
+                    list(fit),
+                    duplicates_url=None if prepared else duplicates_url,
+                    most_compared=leakage.MOST_COMPARED // shards,
+                )
+
+            became = build.counts(prepared, written)
+            if not became["duplicates"]:
+                store.remove(duplicates_url)
+            num_clean = became["clean"]
+            clean_card = clean_card or judged(num_clean)
             if num_clean != clean_card.counts["clean"]:
                 raise DatasetError(f"{clean_card.counts['clean']:,} clean rows, but {num_clean:,} were read; run again")
             store.check_unchanged(job.raw_url, job.files)
@@ -213,18 +227,17 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             counts={
                 "raw": clean_card.counts["raw"],
                 "quarantined": clean_card.counts["quarantined"],
-                "clean": num_clean,
-                "duplicates": written.duplicates,
-                "built": written.num_rows,
+                **became,
             },
             splits={
                 name: cards.Split(sum(a.num_rows for a in audits), combine(a.digest for a in audits))
                 for name, audits in written.audits.items()
             },
-            transforms=job.transforms or transform.fitted(fit, written.audits.get("train", [])),
+            transforms=job.transforms
+            or {**transform.fitted(fit, written.audits.get("train", [])), **(prepared.transforms if prepared else {})},
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
-            exact_duplicates=written.exact_duplicates,
-            duplicates=duplicates if written.duplicates else None,
+            exact_duplicates=(prepared or written).exact_duplicates,
+            duplicates=duplicates if became["duplicates"] else None,
             leakage=written.leakage,
         )
         return Built(_publish(job.out, card, data_url, duplicates_url), clean_card, reused=False)
@@ -248,6 +261,14 @@ def _removed_on_failure(*urls: str) -> Iterator[None]:
         for url in urls:
             store.remove(url)
         raise
+
+
+@contextmanager
+def _temporary(url: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        store.remove(url)
 
 
 @contextmanager
@@ -317,7 +338,13 @@ def _damaged(data_url: str, folder: str, version: str) -> str:
 
 
 def _check_fields(frozen: Card, recipe: DatasetRecipe) -> None:
-    if frozen.schema.without_label() != recipe.schema.without_label():
+    if missing := [name for name in recipe.transforms if name not in frozen.transforms]:
+        raise RecipeError(
+            f"--frozen: version {frozen.version} has no transforms of field {missing[0]!r}, which recipe "
+            f"{recipe.name!r} makes; name a dataset that this recipe made"
+        )
+    schema = features.resolved(recipe.schema, {name: frozen.transforms[name] for name in recipe.transforms})
+    if frozen.schema.without_label() != schema.without_label():
         raise RecipeError(
             f"--frozen: version {frozen.version} is of recipe {frozen.recipe!r} and has other fields than recipe "
             f"{recipe.name!r}; name a dataset that this recipe made"

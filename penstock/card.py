@@ -79,14 +79,17 @@ class ManifestFile:
 
 @dataclass(frozen=True)
 class Card:
-    """Stage 2: a dataset version. clean = built + duplicates, built = Σ splits."""
+    """Stage 2: a dataset version. clean = used + left_out + duplicates, built = Σ splits.
+
+    Where no rows are made of several, used is built, left_out is 0, and neither is said.
+    """
 
     version: str
     recipe: str
     data: str  # folder of the version's files, relative to the dataset; adopted: "." or an absolute URL
     manifest: ManifestFile
     schema: Schema
-    counts: Mapping[str, int]  # raw, quarantined, clean, duplicates, built
+    counts: Mapping[str, int]  # raw, quarantined, clean, duplicates, left_out, used, built
     splits: Mapping[str, Split]
     transforms: Mapping[str, Mapping[str, Any]]  # field -> what was fitted on the training split
     lineage: Mapping[str, Any]
@@ -99,11 +102,14 @@ class Card:
 
     def __post_init__(self) -> None:
         clean, built = self.counts["clean"], self.counts["built"]
+        used, left_out = self.counts.get("used", built), self.counts.get("left_out", 0)
         in_splits = sum(split.rows for split in self.splits.values())
-        if clean != built + self.counts["duplicates"] or built != in_splits:
+        if clean != used + left_out + self.counts["duplicates"] or built != in_splits or left_out < 0:
+            of = f" of {used:,} used, {left_out:,} left out" if "used" in self.counts else ""
             raise DatasetError(
-                f"counts do not add up: {clean:,} clean rows, but {built:,} built and {self.counts['duplicates']:,} "
-                f"duplicates; {in_splits:,} in the splits; do not use this version: build the dataset again"
+                f"counts do not add up: {clean:,} clean rows, but {built:,} built{of} and "
+                f"{self.counts['duplicates']:,} duplicates; {in_splits:,} in the splits; do not use this "
+                f"version: build the dataset again"
             )
 
     @property

@@ -23,6 +23,8 @@ from penstock.errors import RecipeError
 from penstock.rules import Check, Fix, check_names
 from penstock.rules import Rule as Rule  # recipes import it from here too
 from penstock.schema import Schema
+from penstock.transforms import Transforms
+from penstock.transforms import check as check_transforms
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -123,6 +125,11 @@ class DatasetRecipe:
     rules: tuple[Check, ...] = ()
     keep: Keep = field(default_factory=Smallest)  # which of the rows with one key stays
     fit: Mapping[str, str] = field(default_factory=dict)  # field -> transform fitted on the training split
+    build: Callable[[DataFrame, bool], DataFrame] | None = None  # rows made of several clean ones
+    clean_key: tuple[
+        str, ...
+    ] = ()  # columns that name a clean row; (): the schema's key, or all where there is a build
+    transforms: Transforms = field(default_factory=dict)  # field -> what makes it, fitted on the training split
     max_quarantined: float = 0.01  # share of the raw rows
     row_group_bytes: int = 4 << 20
 
@@ -136,7 +143,8 @@ class DatasetRecipe:
             dict(self.fit),
             self.row_group_bytes,
         ]
-        return json_digest([self.code, *values])
+        built = [list(self.clean_key), repr(dict(self.transforms))] if self.build or self.transforms else []
+        return json_digest([self.code, *values, *built])
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,10 @@ class Recipe:
             raise RecipeError(f"recipe {self.name!r}: a file of {self.folder} is no Python: {error}") from error
         optional = {
             name: getattr(module, name)
-            for name in ("keep", "fit", "max_quarantined", "row_group_bytes")
+            for name in (
+                *("keep", "fit", "max_quarantined", "row_group_bytes"),
+                *("build", "clean_key", "transforms"),
+            )
             if hasattr(module, name)
         }
         _check_parts(self.name, module)
@@ -279,6 +290,12 @@ def _check_parts(name: str, module: ModuleType) -> None:
         ),
         "keep": ("Smallest(), First(), Last() or Greatest(column)", lambda value: isinstance(value, Keep)),
         "fit": ("a dict", lambda value: isinstance(value, Mapping)),
+        "build": ("a function", callable),
+        "clean_key": (
+            "a tuple of column names",
+            lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value),
+        ),
+        "transforms": ("a dict of field -> transform, or tuple of them", lambda value: isinstance(value, Mapping)),
         "max_quarantined": ("a share from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
         "row_group_bytes": ("a whole number above 0", lambda value: isinstance(value, int) and value > 0),
     }
@@ -288,9 +305,16 @@ def _check_parts(name: str, module: ModuleType) -> None:
 
 
 def _check_fit(recipe: DatasetRecipe) -> None:
-    if recipe.fit and "train" not in recipe.split.names and recipe.split.source is None:
+    try:
+        check_transforms(recipe.transforms, recipe.schema)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {recipe.name!r}: {error}") from None
+    if twice := sorted(recipe.fit.keys() & recipe.transforms.keys()):
+        raise RecipeError(f"recipe {recipe.name!r}: {twice[0]!r} is both in fit and in transforms; choose one")
+    if (recipe.fit or recipe.transforms) and "train" not in recipe.split.names and recipe.split.source is None:
         raise RecipeError(
-            f"recipe {recipe.name!r}: fit needs a split named 'train', there are {', '.join(recipe.split.names)}"
+            f"recipe {recipe.name!r}: {'fit' if recipe.fit else 'transforms'} needs a split named 'train', there are "
+            f"{', '.join(recipe.split.names)}"
         )
     for name, transform in recipe.fit.items():
         if transform != "standardise":
