@@ -50,6 +50,25 @@ def predict(logits: Tensor) -> tuple[Tensor, Tensor]:
     return label, score
 
 
+def predict_binary(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2) logits -> (B,) 1 where the second class is likelier, else 0, and (B,) its probability.
+
+    With that as the score, ROC AUC follows from predictions and labels; being no mean over rows, it is no metric.
+    """
+    probability = logits.softmax(dim=1)[:, 1]
+    return (probability > 0.5).long(), probability
+
+
+def brier(logits: Tensor, batch: dict[str, Any]) -> Tensor:
+    """(B,) (p - y)² of the second class of two, 0 to 1, the lower the better.
+
+    Source: Brier, "Verification of Forecasts Expressed in Terms of Probability", Monthly Weather Review 78(1), 1950,
+    halved.
+    """
+    labels: Tensor = batch[LABEL]
+    return (logits.softmax(dim=1)[:, 1] - labels.float()) ** 2
+
+
 def accuracy(logits: Tensor, batch: dict[str, Any]) -> Tensor:
     """(B,) 1 where the likeliest class is the label, else 0."""
     labels: Tensor = batch[LABEL]
@@ -57,3 +76,4 @@ def accuracy(logits: Tensor, batch: dict[str, Any]) -> Tensor:
 
 
 metrics = {"accuracy": accuracy}
+binary_metrics = {"accuracy": accuracy, "brier": brier}

@@ -31,7 +31,7 @@ def write_recipe(folder: Path, dataset: str, **others: str) -> str:
 
 
 def test_the_shipped_recipes_are_complete() -> None:
-    assert {"digits", "mnist", "online_retail"} <= set(recipes.shipped())
+    assert {"credit_default", "digits", "mnist", "online_retail", "online_retail_customers"} <= set(recipes.shipped())
     for name in recipes.shipped():
         assert recipes.find(name).dataset().name == name
 
@@ -39,8 +39,8 @@ def test_the_shipped_recipes_are_complete() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnits", r"no recipe named 'mnits'; did you mean 'mnist'\? There are digits, mnist, "),
-        ("xyz", r"no recipe named 'xyz'; There are digits, mnist, .*; .* give its path, such as \./xyz"),
+        ("mnits", r"no recipe named 'mnits'; did you mean 'mnist'\? There are .*, digits, mnist, "),
+        ("xyz", r"no recipe named 'xyz'; There are .*, digits, mnist, .*; .* give its path, such as \./xyz"),
         ("", "no recipe named ''"),
         ("__pycache__", "no recipe named '__pycache__'"),
         ("./nothing", r"no folder at \./nothing; expected one with dataset\.py and model\.py"),

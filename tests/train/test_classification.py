@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import RunError
-from train.classification import loss
+from train.classification import brier, loss, predict_binary
 from train.config import TrainConfig
 
 LOGITS = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -34,3 +34,13 @@ def test_sums_of_parts_make_torchs_mean_of_the_whole(
 def test_there_is_a_weight_for_each_class() -> None:
     with pytest.raises(RunError, match="each of the model's 3 classes, found 2"):
         loss(LOGITS, BATCH, TrainConfig(class_weights=(1.0, 2.0)))
+
+
+def test_two_classes_are_told_by_the_probability_of_the_second() -> None:
+    logits = LOGITS[:, :2]
+    labels, probability = predict_binary(logits)
+    odds = (logits[:, 1] - logits[:, 0]).exp()
+    torch.testing.assert_close(probability, odds / (1 + odds))
+    assert labels.tolist() == (logits[:, 1] > logits[:, 0]).tolist()
+    truth = (BATCH["_label"] > 0).long()
+    torch.testing.assert_close(brier(logits, {"_label": truth}), (probability - truth) ** 2)
