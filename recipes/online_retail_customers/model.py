@@ -1,0 +1,37 @@
+"""A small network over a customer's features; `score` is the probability of buying again."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from penstock.card import Card
+from penstock.errors import RecipeError
+from train.classification import binary_metrics as metrics
+from train.classification import loss
+from train.classification import predict_binary as predict
+from train.config import Optimizer, Schedule, TrainConfig
+
+__all__ = ["build_model", "config", "loss", "metrics", "predict", "prepare"]
+
+
+def config(model: str | None = None) -> TrainConfig:
+    if model not in (None, "mlp"):
+        raise RecipeError(f"recipe 'online_retail_customers': no model {model!r}; there is mlp")
+    return TrainConfig(
+        model="mlp",
+        epochs=20,
+        global_batch_size=64,
+        optimizer=Optimizer(lr=2e-3, weight_decay=0.01),
+        schedule=Schedule(warmup=0.1, decay="linear"),
+    )
+
+
+def build_model(config: TrainConfig, card: Card) -> nn.Module:
+    (num_features,) = card.schema["features"].shape
+    return nn.Sequential(nn.Linear(num_features, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
+
+
+def prepare(batch: dict[str, Any], card: Card) -> Tensor:
+    """(B, elements) as the card's transforms made them, and names them."""
+    features: Tensor = batch["features"]
+    return features
