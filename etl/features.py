@@ -64,21 +64,24 @@ def fit(train: DataFrame, transforms: Transforms, label: str | None) -> dict[str
     Raises: RecipeError where a column is missing or of another type than its transform takes, where there is nothing
     to fit on, and where a column has too many categories.
     """
-    made_of = {name: parts if isinstance(parts, tuple) else (parts,) for name, parts in transforms.items()}
-    waiting = list(dict.fromkeys(part for parts in made_of.values() for whole in parts for part in _inside(whole)))
-    found: dict[Of, Fitted] = {}
+    wholes = [part for parts in transforms.values() for part in (parts if isinstance(parts, tuple) else (parts,))]
+    waiting = list(dict.fromkeys(part for whole in wholes for part in _inside(whole)))
+    found: dict[Transform, JSON] = {}
+
+    def known(part: Of) -> Fitted:
+        return part if isinstance(part, str) else found[part]
+
     while waiting:
         ready = [part for part in waiting if isinstance(part.of, str) or part.of in found]
-        found |= _fit(train, ready, {part: found.get(part.of, part.of) for part in ready}, label)
+        found |= _fit(train, ready, {part: known(part.of) for part in ready}, label)
         waiting = [part for part in waiting if part not in found]
     fitted: dict[str, JSON] = {}
-    for name, parts in made_of.items():
-        of = [found.get(part, part) for part in parts]
-        if isinstance(transforms[name], tuple):
+    for name, whole in transforms.items():
+        if isinstance(whole, tuple):
+            of = [known(part) for part in whole]
             fitted[name] = {"kind": "pack", "elements": [e for part in of for e in element_names(part)], "of": of}
         else:
-            assert not isinstance(of[0], str)
-            fitted[name] = dict(of[0])
+            fitted[name] = found[whole]
     return fitted
 
 
@@ -89,7 +92,9 @@ def _inside(part: Of) -> Iterator[Transform]:
         yield part
 
 
-def _fit(train: DataFrame, parts: Sequence[Transform], of: Mapping[Transform, Fitted], label: str | None) -> JSON:
+def _fit(
+    train: DataFrame, parts: Sequence[Transform], of: Mapping[Transform, Fitted], label: str | None
+) -> dict[Transform, JSON]:
     columns = {part: _column(of[part]) for part in parts}
     kinds = train.select(*(column.alias(f"x{i}") for i, column in enumerate(columns.values()))).schema.fields
     types = {part: field.dataType for part, field in zip(parts, kinds, strict=True)}
@@ -219,7 +224,7 @@ def element_names(fitted: Fitted) -> list[str]:
     return [f"{name} = {c}" for c in fitted["categories"]] if fitted["kind"] == "one_hot" else [name]
 
 
-def resolved(schema: Schema, fitted: Mapping[str, JSON]) -> Schema:
+def resolved(schema: Schema, fitted: Mapping[str, Mapping[str, Any]]) -> Schema:
     """The schema as it is published: tensors have as many elements as their transforms give.
 
     Raises: RecipeError where the recipe says another number.

@@ -168,9 +168,9 @@ def oracle(train: list[Row]) -> dict[str, Callable[[Row], list[float]]]:
     }
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(
-    st.lists(ROW, min_size=3, max_size=40), st.lists(ROW, min_size=1, max_size=20), st.randoms(use_true_random=False)
+    st.lists(ROW, min_size=12, max_size=40), st.lists(ROW, min_size=1, max_size=20), st.randoms(use_true_random=False)
 )
 def test_fitted_and_applied_as_plain_python_does_it(
     spark: SparkSession, train: list[Row], new: list[Row], rng: random.Random

@@ -84,8 +84,8 @@ def expected(lines: list[Line], customer: int, cut_off: int) -> dict[str, Any] |
     }
 
 
-@settings(max_examples=3)
-@given(st.lists(LINE, min_size=5, max_size=40))
+@settings(max_examples=2)
+@given(st.lists(LINE, min_size=15, max_size=40))
 def test_features_are_of_earlier_lines_and_the_label_of_later_ones(spark: SparkSession, lines: list[Line]) -> None:
     end: Line = {**lines[0], "time": LAST, "customer": 9}
     rows = built(spark, [*lines, end])
