@@ -23,10 +23,11 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from etl import leakage
-from penstock import store
+from penstock import profile, store
 from penstock.audit import FileAudit, audit_file
 from penstock.digest import U64, column_hashes, row_hashes
 from penstock.errors import RecipeError
+from penstock.profile import Profile
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
 
@@ -66,6 +67,13 @@ class Written:
     def num_rows(self) -> int:
         return sum(audit.num_rows for audits in self.audits.values() for audit in audits)
 
+    def profiles(self, schema: Schema) -> dict[str, Profile]:
+        """Split -> what its rows are like."""
+        return {
+            name: profile.merge([audit.profile for audit in audits if audit.profile], schema)
+            for name, audits in self.audits.items()
+        }
+
 
 def spark_type(field: Field) -> str:
     if field.is_list:
@@ -93,7 +101,6 @@ def write(
     split: Split,
     row_group_bytes: int,
     data_url: str,
-    sums_of: Sequence[str],
     file_bytes: int = FILE_BYTES,
     duplicates_url: str | None = None,
     most_compared: int = leakage.MOST_COMPARED,
@@ -123,7 +130,7 @@ def write(
             file = f"split={name}/{shard}-{num_files:05d}.parquet"
             num_files += 1
             store.write(store.join(data_url, file), parquet(rows, schema, row_group_bytes))
-            audit = audit_file(data_url, file, name, schema, sums_of)
+            audit = audit_file(data_url, file, name, schema, profiled=True)
             contents.append((name, leakage.contents(rows, schema)))
             return _record(split=name, file=file, audit=audit.to_bytes())
 

@@ -25,7 +25,7 @@ from etl import build, clean, counts, features, leakage, publish, split, transfo
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
-from penstock import command, manifest, store
+from penstock import command, compare, manifest, profile, store
 from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
@@ -202,7 +202,6 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                     recipe.split,
                     recipe.row_group_bytes,
                     data_url,
-                    list(fit),
                     duplicates_url=None if prepared else duplicates_url,
                     most_compared=leakage.MOST_COMPARED // shards,
                 )
@@ -215,6 +214,9 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             if num_clean != clean_card.counts["clean"]:
                 raise DatasetError(f"{clean_card.counts['clean']:,} clean rows, but {num_clean:,} were read; run again")
             store.check_unchanged(job.raw_url, job.files)
+            profiles = written.profiles(schema)
+            told = {name: profile.described(found, schema) for name, found in profiles.items()}
+            drift = compare.check_drift(job.out, recipe, schema, told)
             clean_card = _publish(clean_folder, clean_card, clean_url, quarantine_url)
 
         tables = [audit.row_groups for audits in written.audits.values() for audit in audits]
@@ -234,7 +236,9 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 for name, audits in written.audits.items()
             },
             transforms=job.transforms
-            or {**transform.fitted(fit, written.audits.get("train", [])), **(prepared.transforms if prepared else {})},
+            or {**transform.fitted(fit, profiles), **(prepared.transforms if prepared else {})},
+            profile=told,
+            drift=drift,
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
             exact_duplicates=(prepared or written).exact_duplicates,
             duplicates=duplicates if became["duplicates"] else None,

@@ -12,9 +12,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from penstock import tensors
-from penstock.audit import FileAudit
 from penstock.errors import RecipeError
+from penstock.profile import Profile
 from penstock.schema import Field
+from penstock.sketch import NONE, Numbers
 
 
 def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
@@ -45,10 +46,15 @@ def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
     return df.mapInArrow(packed, ddl)
 
 
-def fitted(fit: Mapping[str, str], train: Sequence[FileAudit]) -> dict[str, dict[str, Any]]:
+def fitted(fit: Mapping[str, str], profiles: Mapping[str, Profile]) -> dict[str, dict[str, Any]]:
     """What a recipe fits, from exact sums over the training split: the same wherever and in whatever order."""
-    sums = {name: zip((0, 0, 0), *(audit.sums[name] for audit in train), strict=True) for name in fit}
-    return {name: {"kind": kind, **mean_and_std(*map(sum, sums[name]))} for name, kind in fit.items()}
+    train = profiles.get("train")
+    numbers = {name: train.numbers[name] if train else NONE for name in fit}
+    return {name: {"kind": kind, **_mean_and_std(numbers[name])} for name, kind in fit.items()}
+
+
+def _mean_and_std(numbers: Numbers) -> dict[str, float]:
+    return mean_and_std(numbers.count, numbers.total, numbers.squares)
 
 
 def mean_and_std(count: int, total: int | Fraction, squares: int | Fraction) -> dict[str, float]:

@@ -8,38 +8,36 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock import encoded, manifest, store, tensors
-from penstock.digest import rows_digest
+from penstock import profile as profiles
+from penstock.digest import column_hashes, row_hashes, sum_of
 from penstock.errors import DatasetError, PenstockError
 from penstock.pages import chunk_range, footer_bytes, values_offset
+from penstock.profile import Profile
 from penstock.schema import Field, Schema
-
-SUM_BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
 class FileAudit:
-    """What one file holds. `row_groups` are its rows of the manifest; `sums` are of integer tensors, exact."""
+    """What one file holds. `row_groups` are its rows of the manifest."""
 
     row_groups: pa.Table
     num_rows: int
     digest: int
-    sums: dict[str, tuple[int, int, int]]  # field -> (number of elements, Σ x, Σ x²)
+    profile: Profile | None  # None where it was not asked for
 
     def to_bytes(self) -> bytes:
         """For the way from an executor to the driver: the row groups as an Arrow stream, the rest in its metadata."""
-        rest = json.dumps([self.num_rows, self.digest, self.sums]).encode()
+        rest = {b"audit": json.dumps([self.num_rows, self.digest]).encode()}
+        if self.profile is not None:
+            rest[b"profile"] = self.profile.to_bytes()
         sink = pa.BufferOutputStream()
-        table = self.row_groups.replace_schema_metadata({b"audit": rest})
+        table = self.row_groups.replace_schema_metadata(rest)
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         return bytes(sink.getvalue())
@@ -47,12 +45,14 @@ class FileAudit:
     @classmethod
     def from_bytes(cls, content: bytes) -> FileAudit:
         table = pa.ipc.open_stream(content).read_all()
-        num_rows, digest, sums = json.loads(table.schema.metadata[b"audit"])
-        return cls(table.replace_schema_metadata(None), num_rows, digest, {name: tuple(s) for name, s in sums.items()})
+        num_rows, digest = json.loads(table.schema.metadata[b"audit"])
+        found = table.schema.metadata.get(b"profile")
+        profile = None if found is None else Profile.from_bytes(found)
+        return cls(table.replace_schema_metadata(None), num_rows, digest, profile)
 
 
-def audit_file(data_url: str, file: str, split: str, schema: Schema, sums_of: Sequence[str] = ()) -> FileAudit:
-    """Reads one file whole; sums up the integer tensors named in `sums_of`.
+def audit_file(data_url: str, file: str, split: str, schema: Schema, profiled: bool = False) -> FileAudit:
+    """Reads one file whole; `profiled` also says what its values are like.
 
     Raises: DatasetError where the file cannot be read, holds other columns, types, widths or nulls, or encoded
     values whose headers say something else than the schema.
@@ -62,7 +62,7 @@ def audit_file(data_url: str, file: str, split: str, schema: Schema, sums_of: Se
         content = store.read_bytes(store.inside(data_url, file))
         parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_columns(parquet.schema_arrow, schema, where)
-        return _audit(memoryview(content), parquet, file, split, schema, where, sums_of)
+        return _audit(memoryview(content), parquet, file, split, schema, where, profiled)
     except PenstockError:
         raise
     except FileNotFoundError as error:
@@ -78,10 +78,10 @@ def _audit(
     split: str,
     schema: Schema,
     where: str,
-    sums_of: Sequence[str],
+    profiled: bool,
 ) -> FileAudit:
     digest = num_rows = 0
-    sums = dict.fromkeys(sums_of, (0, 0, 0))
+    profile = profiles.empty(schema) if profiled else None
     sha256 = hashlib.sha256(content).hexdigest()
     footer = content[-footer_bytes(content) :]
     rows = []
@@ -99,9 +99,7 @@ def _audit(
             if field.is_encoded:
                 _check_encoded(column, field, f"{where}, row group {g}")
             if field.is_tensor:
-                values = tensors.view(column.combine_chunks(), field, where)
-                if field.name in sums:
-                    sums[field.name] = _add_sums(sums[field.name], values)
+                tensors.view(column.combine_chunks(), field, where)  # raises
             in_place = values_offset(raw, field, group.num_rows) if chunk.compression == "UNCOMPRESSED" else None
             places[field.name] = {
                 "offset": start,
@@ -109,7 +107,11 @@ def _audit(
                 "crc32": zlib.crc32(raw),
                 "values": None if in_place is None else start + in_place,
             }
-        digest += rows_digest(table, schema)
+        columns = column_hashes(table, schema)
+        hashes = row_hashes(columns)
+        digest += sum_of(hashes)
+        if profile is not None:
+            profile = profiles.add(profile, table, schema, columns, hashes)
         num_rows += group.num_rows
         rows.append(
             {
@@ -125,7 +127,7 @@ def _audit(
             }
         )
     table = pa.Table.from_pylist(rows, schema=manifest.arrow_schema(schema))
-    return FileAudit(table, num_rows, digest % 2**64, sums)
+    return FileAudit(table, num_rows, digest % 2**64, profile)
 
 
 def _check_nulls(column: pa.ChunkedArray, field: Field, where: str) -> None:
@@ -160,15 +162,3 @@ def _check_columns(found: pa.Schema, schema: Schema, where: str) -> None:
     ]
     if differs:
         raise DatasetError(f"{where}: other columns than the schema's: {'; '.join(differs)}")
-
-
-def _add_sums(so_far: tuple[int, int, int], values: npt.NDArray[Any]) -> tuple[int, int, int]:
-    """(number, Σ x, Σ x²) with these integers added: exact, so that neither order nor partitions matter."""
-    count, total, squares = so_far
-    flat = values.reshape(-1)
-    for start in range(0, flat.size, SUM_BLOCK):  # blocks that stay in the processor's cache
-        wide = flat[start : start + SUM_BLOCK].astype(np.int64)
-        square = (wide * wide).view(np.uint64)  # up to 2**64 for 32-bit values; summed in halves, which cannot overflow
-        total += int(wide.sum())
-        squares += (int((square >> np.uint64(32)).sum()) << 32) + int((square & np.uint64(0xFFFFFFFF)).sum())
-    return count + flat.size, total, squares

@@ -20,7 +20,7 @@ from penstock.digest import json_digest
 from penstock.errors import DatasetError, PenstockError
 from penstock.schema import Schema
 
-FORMAT = 2  # raised when a reader of the old format would misread the new one
+FORMAT = 3  # raised when a reader of the old format would misread the new one
 
 FOLDERS = ("cards", "_cards")  # of what ETL made; of what was adopted
 
@@ -96,6 +96,8 @@ class Card:
     exact_duplicates: int = 0  # those that equal the row that was kept in all fields
     duplicates: str | None = None  # folder of the duplicates, relative to the dataset; None where there is none
     leakage: Mapping[str, int | float] = field(default_factory=dict)  # what is in several splits; equal_rows, compared
+    profile: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)  # split -> field -> penstock/profile.py
+    drift: JSON | None = None  # from the version before, where the recipe has a limit
     created: str = field(default_factory=now)
     kind: str = "dataset"
     format: int = FORMAT
@@ -128,7 +130,18 @@ def to_json(card: Card | CleanCard) -> str:
             "splits": {name: asdict(split) for name, split in card.splits.items()},
         }
     value = {"format": value.pop("format"), "kind": value.pop("kind"), **value}
-    return json.dumps({**value, "digest": json_digest(value)}, indent=1) + "\n"
+    return _text({**value, "digest": json_digest(value)}) + "\n"
+
+
+def _text(value: Any, indent: str = "\n") -> str:
+    """JSON with a line for each name; a list without names in it stays on its line."""
+    deeper = indent + " "
+    if isinstance(value, Mapping) and value:
+        lines = (f"{deeper}{json.dumps(name)}: {_text(inner, deeper)}" for name, inner in value.items())
+        return "{" + ",".join(lines) + indent + "}"
+    if isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+        return "[" + ",".join(deeper + _text(v, deeper) for v in value) + indent + "]"
+    return json.dumps(value)
 
 
 def from_json(text: str | bytes, where: str) -> Card | CleanCard:

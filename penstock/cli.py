@@ -23,6 +23,8 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   predict  a run and a dataset version -> predictions
   export   a run -> its model as one file, ONNX or torch.export, that serves without this project
   adopt    plain Parquet that another job wrote -> a dataset version, without rewriting it
+  show     what is in a dataset version: its card, for people; as one HTML page with --html
+  compare  what changed from one dataset version to another, column by column
   verify   recount and re-checksum a dataset version against its card
   gc       list, or remove, what dead jobs left and old versions
   feed     read a dataset version as fast as it goes, without a model: rows/s, bytes/s, time of each stage
@@ -68,6 +70,10 @@ def _main(arguments: list[str]) -> int:
             from train.export import main as chosen
         case "adopt":
             from penstock.adopt import main as chosen
+        case "show":
+            from penstock.show import main as chosen
+        case "compare":
+            from penstock.compare import main as chosen
         case "verify":
             from penstock.verify import main as chosen
         case "gc":

@@ -132,6 +132,7 @@ class DatasetRecipe:
     transforms: Transforms = field(default_factory=dict)  # field -> what makes it, fitted on the training split
     max_quarantined: float = 0.01  # share of the raw rows
     row_group_bytes: int = 4 << 20
+    max_drift: float | Mapping[str, float] | None = None  # PSI against the newest version before, penstock/compare.py
 
     @property
     def settings(self) -> str:
@@ -166,7 +167,7 @@ class Recipe:
             name: getattr(module, name)
             for name in (
                 *("keep", "fit", "max_quarantined", "row_group_bytes"),
-                *("build", "clean_key", "transforms"),
+                *("build", "clean_key", "transforms", "max_drift"),
             )
             if hasattr(module, name)
         }
@@ -184,6 +185,7 @@ class Recipe:
             **optional,
         )
         _check_fit(recipe)
+        _check_drift(recipe)
         try:
             check_names(recipe.fixes, recipe.rules)
         except RecipeError as error:
@@ -302,6 +304,17 @@ def _check_parts(name: str, module: ModuleType) -> None:
     for part, (expected, holds) in checks.items():
         if hasattr(module, part) and not holds(found := getattr(module, part)):
             raise RecipeError(f"recipe {name!r}: {part} must be {expected}, is {found!r} in {module.__file__}")
+
+
+def _check_drift(recipe: DatasetRecipe) -> None:
+    limits = recipe.max_drift if isinstance(recipe.max_drift, Mapping) else {"": recipe.max_drift or 0}
+    for name, limit in limits.items():
+        if name and (name not in recipe.schema.names or name == recipe.schema.key):
+            raise RecipeError(
+                f"recipe {recipe.name!r}: max_drift: {name!r} is no field, or the key, which has no drift"
+            )
+        if not isinstance(limit, int | float) or limit < 0:
+            raise RecipeError(f"recipe {recipe.name!r}: max_drift must be a PSI, such as 0.25, is {limit!r}")
 
 
 def _check_fit(recipe: DatasetRecipe) -> None:

@@ -22,6 +22,7 @@ from etl.transform import pack
 from penstock.errors import RecipeError
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
+from penstock.sketch import merge
 from tests.etl.test_split import expected_split
 
 SCHEMA = Schema(
@@ -54,7 +55,7 @@ def publish_rows(
 ) -> publish.Written:
     placed = split.place(split.assign(publish.conform(df, SCHEMA), SCHEMA, shares), SCHEMA, shards)
     with user_errors("raw", "out"):
-        return publish.write(placed, SCHEMA, shares, GROUP_BYTES, data_url, ["x"], **options)
+        return publish.write(placed, SCHEMA, shares, GROUP_BYTES, data_url, **options)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,8 @@ def test_every_row_is_read_back_with_its_values(written: tuple[str, publish.Writ
     assert table["x"].to_pylist() == [row.tobytes() for row in x.astype("<i2")]
     assert table["label"].to_pylist() == [i % 10 for i in range(KEYS)]
     assert (found.num_rows, found.duplicates) == (KEYS, 0)
-    sums = [sum(column) for column in zip(*(a.sums["x"] for fs in found.audits.values() for a in fs), strict=True)]
-    assert sums == [x.size, int(x.sum()), int((x * x).sum())]
+    elements = merge([profile.numbers["x"] for profile in found.profiles(SCHEMA).values()])
+    assert (elements.count, elements.total, elements.squares) == (x.size, int(x.sum()), int((x * x).sum()))
 
 
 def test_row_groups_are_even_and_as_large_as_asked(written: tuple[str, publish.Written]) -> None:

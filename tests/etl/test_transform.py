@@ -8,7 +8,6 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,21 +16,22 @@ from pyspark.sql import functions as F
 
 from etl.spark import user_errors
 from etl.transform import fitted, pack
-from penstock.audit import FileAudit
 from penstock.errors import RecipeError
+from penstock.profile import Profile, Sample
 from penstock.schema import Field
+from penstock.sketch import merge, sketch
 
 PARTS = st.lists(st.lists(st.integers(-(2**31), 2**31 - 1), max_size=8), max_size=6)
 
 
-def audits(parts: list[list[int]]) -> list[FileAudit]:
-    sums = [(len(part), sum(part), sum(x * x for x in part)) for part in parts]
-    return [FileAudit(pa.table({}), 0, 0, {"x": found}) for found in sums]
+def train(parts: list[list[int]]) -> dict[str, Profile]:
+    sketches = [sketch(np.array(part, np.int32)) for part in parts]
+    return {"train": Profile({"x": merge(sketches)}, {}, Sample([], {}))}
 
 
 @given(PARTS)
 def test_mean_and_deviation_are_those_of_exact_arithmetic(parts: list[list[int]]) -> None:
-    found = fitted({"x": "standardise"}, audits(parts))["x"]
+    found = fitted({"x": "standardise"}, train(parts))["x"]
     values = [x for part in parts for x in part]
     if not values:
         assert found == {"kind": "standardise", "mean": 0.0, "std": 1.0}
@@ -52,8 +52,8 @@ def test_neither_order_nor_parts_matter(parts: list[list[int]], rng: random.Rand
     values = [x for part in parts for x in part]
     rng.shuffle(values)
     cut = rng.randrange(len(values) + 1)
-    again = fitted({"x": "standardise"}, audits([values[:cut], values[cut:]]))
-    assert again == fitted({"x": "standardise"}, audits(parts))
+    again = fitted({"x": "standardise"}, train([values[:cut], values[cut:]]))
+    assert again == fitted({"x": "standardise"}, train(parts))
 
 
 def test_columns_become_a_tensor_in_their_order(spark: SparkSession) -> None:
