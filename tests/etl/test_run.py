@@ -139,6 +139,7 @@ def test_the_same_rows_in_other_files_and_partitions_are_the_same_rows(
     spark.conf.set("spark.sql.shuffle.partitions", "8")
     assert first.card.version == again.card.version != other.card.version
     assert first.card.splits == again.card.splits == other.card.splits
+    assert first.card.profile == again.card.profile == other.card.profile != {}
     files = [
         sorted((tmp_path / out / card.data).glob("split=*/*.parquet"))
         for out, card in (("out1", first.card), ("out2", again.card), ("out3", other.card))
@@ -458,3 +459,31 @@ def test_a_rule_that_cannot_be_computed_is_named(run: Run, tmp_path: Path) -> No
     ):
         run(write(tmp_path / "raw" / "p.csv", "a,0,Rom\n"), tmp_path / "out", recipe=wrong)
     assert leftovers(tmp_path / "out") == []
+
+
+def people_of(ages: range, first: int) -> str:
+    return "".join(f"n{first + i},{age},{'Rom' if i % 3 else 'Bern'}\n" for i, age in enumerate([*ages] * 10))
+
+
+def test_drift_beyond_the_limit_publishes_nothing(run: Run, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "steady", RECIPE.replace("MAX", "0.9") + "\nmax_drift = {'age': 0.25}\n")
+    out = tmp_path / "out"
+    first = run(write(tmp_path / "may" / "p.csv", people_of(range(20, 60), 0)), out, recipe=recipe).card
+    second = run(write(tmp_path / "june" / "p.csv", people_of(range(21, 60), 1_000)), out, recipe=recipe).card
+    assert first.drift is None
+    assert second.drift
+    assert (second.drift["against"], second.drift["limit"]) == (first.version, {"age": 0.25})
+    assert {(c["split"], c["column"]) for c in second.drift["columns"]} == {
+        (split, column) for split in first.splits for column in ("age", "city")
+    }
+    published = leftovers(out)
+    message = (
+        rf"drift: \d of 6 columns have moved further from version {second.version} of .* than max_drift = .* allows: "
+        r"age in \w+ \(PSI \d\.\d\d; mean [34]\d.* -> [67]\d.*\).*; nothing is published\. Mend the raw data, or"
+    )
+    july = write(tmp_path / "july" / "p.csv", "bad line\n" + people_of(range(50, 90), 5_000))
+    with pytest.raises(RawDataError, match=message):
+        run(july, out, recipe=recipe)
+    assert leftovers(out) == published
+    other = write_recipe(tmp_path / "other", RECIPE.replace("MAX", "0.9") + "\nmax_drift = 0.25\n")
+    assert run(july, out, recipe=other).card.drift is None  # the first version of this recipe
