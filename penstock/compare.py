@@ -35,6 +35,7 @@ from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RawDataError
+from penstock.overview import say_table
 from penstock.profile import NUM_TOP
 from penstock.recipe import DatasetRecipe
 from penstock.schema import Schema
@@ -59,6 +60,7 @@ class Change:
     ks: float | None  # of strings, bytes, lists and encoded values: of their lengths
     parts: int
     by_chance: bool  # more often than once in a thousand times without any change
+    moved: str  # in words, for people
     before: Mapping[str, Any]
     after: Mapping[str, Any]
 
@@ -108,7 +110,7 @@ def above(found: Sequence[Change], limit: float | Mapping[str, float]) -> list[C
 def named(found: Sequence[Change]) -> str:
     """The largest changes, as an error names them."""
     more = f", and {len(found) - NUM_NAMED:,} more" if len(found) > NUM_NAMED else ""
-    return ", ".join(f"{c.column} in {c.split} (PSI {c.psi:.2f}; {_moved(c)})" for c in found[:NUM_NAMED]) + more
+    return ", ".join(f"{c.column} in {c.split} (PSI {c.psi:.2f}; {c.moved})" for c in found[:NUM_NAMED]) + more
 
 
 def check_drift(folder: str, recipe: DatasetRecipe, schema: Schema, profiles: Profiles) -> dict[str, Any] | None:
@@ -142,9 +144,8 @@ def _change(split: str, name: str, before: Mapping[str, Any], after: Mapping[str
     # Elements of one tensor are not independent of each other: rows count.
     n, m = (min(total, num_rows or total) for total, num_rows in zip((sum(a), sum(b)), rows, strict=True))
     by_chance = psi * n * m / (n + m) <= chi_squared(num_parts - 1)
-    return Change(
-        split, name, psi, _distance(before["bins"], after["bins"]), num_parts, by_chance, _short(before), _short(after)
-    )
+    ks = _distance(before["bins"], after["bins"])
+    return Change(split, name, psi, ks, num_parts, by_chance, _moved(before, after), _short(before), _short(after))
 
 
 def stability_index(before: Sequence[float], after: Sequence[float]) -> float:
@@ -242,15 +243,17 @@ def _short(found: Mapping[str, Any]) -> dict[str, Any]:
     return {**short, "median": found["quantiles"].get("50"), "top": found.get("top", {"values": []})["values"][:3]}
 
 
-def _moved(change: Change) -> str:
-    """What a person wants to know of it."""
-    there, here = change.before, change.after
-    if there["top"] and isinstance(there["top"][0][0], str):
-        (old, n), (new, m) = there["top"][0], (here["top"] or [["nothing", 0]])[0]
-        return f"most often {old!r} {n / there['count']:.0%} -> {new!r} {m / max(1, here['count']):.0%}"
-    if there["mean"] is None or here["mean"] is None:
-        return f"values {there['count']:,} -> {here['count']:,}"
-    return f"mean {there['mean']:.4g} -> {here['mean']:.4g}"
+def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What a person wants to know of it: of strings the value whose share changed most, of numbers the mean."""
+    if "buckets" in before:
+        shares = [{value: n / max(1, f["count"]) for value, n in f["top"]["values"]} for f in (before, after)]
+        there, here = shares
+        names = dict.fromkeys([*there, *here])
+        most = max(names, key=lambda value: abs(here.get(value, 0) - there.get(value, 0)), default=None)
+        return "" if most is None else f"{most!r} {there.get(most, 0):.1%} -> {here.get(most, 0):.1%}"
+    if before["mean"] is None or after["mean"] is None:
+        return f"values {before['count']:,} -> {after['count']:,}"
+    return f"mean {before['mean']:.4g} -> {after['mean']:.4g}"
 
 
 def _named(card: Card) -> dict[str, Any]:
@@ -338,10 +341,8 @@ def say(compared: Mapping[str, Any], found: Sequence[Change], console: Console) 
             console.say(f"Version {compared[side]['version']} has no profile: values cannot be compared")
     if not found:
         return
-    shown = [
-        [c.column, c.split, f"{c.psi:.3f}", "" if c.ks is None else f"{c.ks:.3f}", c.size, _moved(c)] for c in found
-    ]
-    console.table(shown[:NUM_SHOWN], ["column", "split", "PSI", "KS", "change", ""])
+    shown = [[c.column, c.split, f"{c.psi:.3f}", "" if c.ks is None else f"{c.ks:.3f}", c.size, c.moved] for c in found]
+    say_table([["column", "split", "PSI", "KS", "change", ""], *shown[:NUM_SHOWN]], console)
     if len(shown) > NUM_SHOWN:
         console.say(f"and {len(shown) - NUM_SHOWN:,} more, which changed less; --json has all")
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from penstock import card as cards
 from penstock import store
 from penstock.card import Card, CleanCard
+from penstock.console import Console
 from penstock.errors import StorageError
 from penstock.schema import Field
 
@@ -142,3 +143,10 @@ def lines(name: str, value: Any, indent: str = "") -> Iterator[str]:
             else str(value)
         )
         yield f"{indent}{name}: {text}"
+
+
+def say_table(rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Not the console's table, which breaks what is wider than the terminal into columns of letters."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        console.say(("  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True))).rstrip())

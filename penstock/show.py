@@ -13,7 +13,7 @@ from penstock import card as cards
 from penstock import command, show_html, store
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError
-from penstock.overview import Overview, Refused, figure, kind, lines, look, most_frequent
+from penstock.overview import Overview, Refused, figure, kind, lines, look, most_frequent, say_table
 from penstock.schema import Field
 
 HEADER = ("column", "type", "", "of", "NaN", "distinct", "min", "median", "max", "mean", "std", "most frequent")
@@ -43,13 +43,6 @@ def say(shown: Overview, split: str | None, console: Console) -> None:
         console.say()
         for line in lines(part, found):
             console.say(line)
-
-
-def say_table(rows: Sequence[Sequence[str]], console: Console) -> None:
-    """Not the console's table, which breaks what is wider than the terminal into columns of letters."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        console.say(("  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True))).rstrip())
 
 
 def _short(refused: Refused) -> tuple[str, str]:
