@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from penstock.errors import Preempted, RunError
-from train import acceleration, distributed, ema, finite, flops, random
+from train import acceleration, distributed, ema, finite, random
 from train.config import EarlyStopping, Options, TrainConfig
 from train.control import Control
 from train.distributed import World
@@ -48,7 +48,6 @@ class EpochTimes:
     seconds: float
     wait_seconds: float  # mean over the ranks
     num_bytes: int
-    flops: float | None  # of the model, forward and backward; None where they could not be counted
     stages: Mapping[str, float]  # train.feed.timing.STAGES -> seconds, summed over the threads of rank 0's feed
 
     @property
@@ -141,7 +140,7 @@ def train(
             save(step, is_best=is_best)
 
     if not evaluated:
-        end_epoch(first, _Clock(train_feed, steps_per_epoch).stop(first - 1, None, world))
+        end_epoch(first, _Clock(train_feed, steps_per_epoch).stop(first - 1, world))
     for step in range(first, num_steps):
         if config.early_stopping is not None and best is not None and best.since >= config.early_stopping.patience:
             break
@@ -156,8 +155,6 @@ def train(
             batches = to_device(train_feed.epoch(epoch, i), device, train_feed.timings)
         with clock.waiting():
             batch = next(batches)
-        if step == first:
-            flops_of_a_row = flops.of_a_row(recipe, config, train_feed.card, batch)
 
         lr = config.optimizer.lr * lr_factor(config.schedule, step, num_steps)
         set_lr(optimizers, lr)
@@ -194,7 +191,7 @@ def train(
         if is_last:
             check_losses(losses.first_bad())  # before it is evaluated
             batches.close()
-            end_epoch(step + 1, clock.stop(step, flops_of_a_row, world))
+            end_epoch(step + 1, clock.stop(step, world))
     if config.early_stopping is not None:
         with distributed.together(world):
             saved = control.best()
@@ -260,7 +257,7 @@ class _Clock:
         yield
         self._waited += time.perf_counter() - asked
 
-    def stop(self, step: int, flops_of_a_row: float | None, world: World) -> EpochTimes:
+    def stop(self, step: int, world: World) -> EpochTimes:
         """The times of the epoch that the run's step `step` was the last of."""
         seconds = time.perf_counter() - self._started
         fed, plan = self._feed.timings, self._feed.plan(0)
@@ -275,6 +272,5 @@ class _Clock:
             seconds=seconds,
             wait_seconds=waited / world.size,
             num_bytes=int(num_bytes),
-            flops=flops_of_a_row and flops_of_a_row * (stop_row - first_row),
             stages=dict(fed.seconds),
         )

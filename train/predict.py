@@ -21,6 +21,7 @@ from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
+from train import cpu
 from train.distributed import choose_device
 from train.feed import Feed
 from train.feed.device import to_device
@@ -43,6 +44,7 @@ def predict(
 
     Raises: RunError where the run does not fit the data, DatasetError where rows are missing.
     """
+    cpu.keep_memory()
     device = device or choose_device("auto")
     finished = load(run)
     recipe, trained_on = finished.recipe, finished.card

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -31,15 +30,16 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import Preempted, RunError
 from penstock.recipe import Recipe, find
-from train import acceleration, distributed, status
+from train import acceleration, cpu, distributed, status
 from train import flops as flops_of
 from train.checkpoint import Checkpoints
 from train.config import Compile, Options, Precision, TrainConfig
 from train.control import Control
 from train.distributed import Parallel, World
 from train.evaluate import evaluate
-from train.feed import Feed
+from train.feed import WEIGHT, Feed
 from train.feed.feed import CACHE_BYTES
+from train.feed.petastorm_reader import Batch
 from train.feed.row_groups import Verify
 from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
@@ -118,6 +118,7 @@ def _train(
     options: Options,
     control: Control,
 ) -> Trained:
+    cpu.keep_memory()
     with distributed.together(world):
         model_recipe, card = recipe.model(), cards.load(data_url, version)
         torch.manual_seed(config.seed)
@@ -147,6 +148,10 @@ def _train(
             raise RunError(
                 "config: early_stopping: no split 'val' is left to evaluate on; train on another, or leave it out"
             )
+        first_rows = _first_rows(data_url, config, version, world, reading)
+        flops_of_a_row = flops_of.of_a_row(model_recipe, config, card, first_rows)
+        flops = flops_of_a_row and flops_of_a_row * len(first_rows[WEIGHT])
+        num_threads = cpu.num_threads(flops, sum(parameter.numel() for parameter in model.parameters()))
     steps_per_epoch = len(train_feed)
     num_steps = config.num_steps(steps_per_epoch)
     num_epochs = -(-num_steps // steps_per_epoch)
@@ -159,7 +164,7 @@ def _train(
                 console.say(f"Going on after step {at['step']:,} of {num_steps:,}")
             _drop_results_after(folder, at["step"] if at["evaluated"] else at["step"] - 1)
 
-            started = environment.describe(recipe.folder, world.device, world.size)
+            started = environment.describe(recipe.folder, world.device, world.size, num_threads)
             console.say(environment.summary(started, card))
             json_lines.append(folder / "starts.jsonl", {"step": at["step"], **started})
             charts = Charts(folder, at["step"], num_steps)
@@ -169,6 +174,7 @@ def _train(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         control,
+        cpu.threads(num_threads),
         Progress(*columns, console=console.rich, disable=not console.live, transient=True) as progress,
         profiling(options.profile, folder, world) as profiler_step,
     ):
@@ -190,7 +196,7 @@ def _train(
                 "rows_per_s": times.rows / times.seconds,
                 "bytes_per_s": times.num_bytes / times.seconds,
                 "data_stall": times.data_stall,
-                "flops_per_s": times.flops and times.flops / times.seconds,
+                "flops_per_s": flops_of_a_row and flops_of_a_row * times.rows / times.seconds,
                 "stages": dict(times.stages),
             }
             results.append(timing)
@@ -234,8 +240,7 @@ def _train(
     if steps < num_steps:
         console.say(f"Stopped early, after step {steps:,} of {num_steps:,}; the model is that of the best evaluation")
     precision = acceleration.resolve(config.precision, world.device)
-    flops = [timing["flops_per_s"] for timing in results if timing["flops_per_s"] is not None]
-    flops_per_s = statistics.mean(flops) if flops else None
+    flops_per_s = flops_of_a_row and flops_of_a_row * rows / seconds
     peak = flops_of.peak(world.device, precision)
     report = {
         "recipe": recipe.name,
@@ -262,6 +267,17 @@ def _train(
     charts.close()
     mlflow.finish(tracking, folder, console)
     return Trained(folder, report, reused=False)
+
+
+def _first_rows(data_url: str, config: TrainConfig, version: str, world: World, reading: Mapping[str, Any]) -> Batch:
+    """As many rows as a forward pass of a rank has, the first in file order: the same on every rank and every start."""
+    num_rows = max(1, config.global_batch_size // (world.size * config.accumulate))
+    few = {**reading, "num_workers": 1, "fetch_threads": 1}
+    feed = Feed(data_url, config.train_split, global_batch_size=num_rows, shuffle=False, version=version, **few)
+    batches = feed.epoch()
+    batch = next(batches)
+    batches.close()
+    return batch
 
 
 def differences(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> list[str]:

@@ -20,7 +20,7 @@ from penstock.card import Card, now
 PACKAGES = ("torch", "numpy", "pyarrow", "petastorm")
 
 
-def describe(recipe_folder: Path, device: torch.device, world_size: int) -> dict[str, Any]:
+def describe(recipe_folder: Path, device: torch.device, world_size: int, num_threads: int) -> dict[str, Any]:
     """What this process can say of itself; `cuda` and `commit` are None where there is none."""
     return {
         "time": now(),
@@ -30,6 +30,7 @@ def describe(recipe_folder: Path, device: torch.device, world_size: int) -> dict
         "host": platform.node(),
         "device": device_name(device),
         "world_size": world_size,
+        "num_threads": num_threads,
         "versions": {
             "penstock": __version__,
             "python": platform.python_version(),

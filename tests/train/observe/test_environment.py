@@ -39,7 +39,7 @@ def test_the_commit_is_of_the_recipes_folder(tmp_path: Path) -> None:
 
 
 def test_a_start_says_what_it_runs_on(tmp_path: Path) -> None:
-    told = describe(tmp_path, torch.device("cpu"), 2)
+    told = describe(tmp_path, torch.device("cpu"), 2, 1)
     assert told["world_size"] == 2
     assert told["device"].endswith("cores")
     assert told["versions"]["numpy"] == np.__version__
