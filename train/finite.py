@@ -15,6 +15,8 @@ from torch import Tensor
 
 from penstock import store
 from penstock.errors import RunError
+from train import distributed
+from train.distributed import World
 from train.feed import Feed
 
 EVERY = 50  # steps between two looks
@@ -24,26 +26,31 @@ FILE = "nonfinite.json"
 class Losses:
     """The losses of the steps that were not looked at yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Feed, run_folder: Path, world: World) -> None:
+        self._feed, self._run_folder, self._world = feed, run_folder, world
         self._steps: list[int] = []
         self._losses: list[Tensor] = []  # each (2,), the loss of all rows and their weight, on the device
         self._sent: tuple[list[int], Tensor, torch.cuda.Event | None] | None = None
 
-    def add(self, step: int, loss: Tensor) -> int | None:
-        """The first step whose loss was not finite, if one is known by now: once in EVERY steps there is a look."""
+    def add(self, step: int, loss: Tensor) -> None:
+        """The loss of a step, from 0. Once in EVERY steps those that are known by now are looked at.
+
+        Raises: RunError, in all ranks, where one was not finite.
+        """
         self._steps.append(step)
         self._losses.append(loss)
         if len(self._steps) < EVERY:
-            return None
-        found = self._arrived()
+            return
+        self._look()
         self._send()
-        return found if loss.is_cuda or found is not None else self._arrived()
+        if not loss.is_cuda:
+            self._look()
 
-    def first_bad(self) -> int | None:
-        """The first step so far whose loss was not finite. Waits for the device."""
-        found = self._arrived()
+    def check(self) -> None:
+        """Waits for the device, and looks at all. Raises: as `add`."""
+        self._look()
         self._send()
-        return self._arrived() if found is None else found
+        self._look()
 
     def _send(self) -> None:
         if self._losses:
@@ -53,16 +60,18 @@ class Losses:
             self._sent = self._steps, here, torch.cuda.current_stream().record_event() if losses.is_cuda else None
             self._steps, self._losses = [], []
 
-    def _arrived(self) -> int | None:
+    def _look(self) -> None:
         if self._sent is None:
-            return None
+            return
         steps, losses, copied = self._sent
         self._sent = None
         if copied is not None:
             copied.synchronize()
-        return next(
-            (step for step, ok in zip(steps, losses.isfinite().all(dim=1).tolist(), strict=True) if not ok), None
-        )
+        for step, is_finite in zip(steps, losses.isfinite().all(dim=1).tolist(), strict=True):
+            if not is_finite:
+                with distributed.together(self._world):
+                    if self._world.rank == 0:
+                        stop(step, self._feed, self._run_folder)
 
 
 def stop(step: int, feed: Feed, run_folder: Path) -> NoReturn:

@@ -8,25 +8,39 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import RunError
 from train import finite
+from train.distributed import World
 from train.feed import Feed
 
 
+@pytest.fixture
+def feed(dataset: Path) -> Feed:
+    return Feed(str(dataset), global_batch_size=16, lanes=4)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 230), st.integers(0, 229), st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_the_first_bad_step_is_named_within_the_steps_between_two_looks(steps: int, bad: int, value: float) -> None:
-    losses = finite.Losses()
-    for step in range(steps):
-        loss = value if step == bad else math.nan if step > bad else 1.0
-        if (found := losses.add(step, torch.tensor([loss, 1.0]))) is not None:
-            assert found == bad
-            assert step - bad < finite.EVERY
-            return
-    assert losses.first_bad() == (bad if bad < steps else None)
-    assert losses.first_bad() is None  # each is looked at once
+def test_the_first_bad_step_is_named_within_the_steps_between_two_looks(
+    feed: Feed, tmp_path: Path, steps: int, bad: int, value: float
+) -> None:
+    losses, taken = finite.Losses(feed, tmp_path, World(torch.device("cpu"))), []
+
+    def take() -> None:
+        for step in range(steps):
+            taken.append(step)
+            losses.add(step, torch.tensor([value if step == bad else math.nan if step > bad else 1.0, 1.0]))
+        losses.check()
+
+    if bad >= steps:
+        take()
+        return
+    with pytest.raises(RunError, match=f"not finite at step {bad + 1};"):
+        take()
+    assert 0 <= taken[-1] - bad < finite.EVERY
 
 
 def test_the_keys_of_a_step_are_those_of_all_ranks_rows(dataset: Path, tmp_path: Path) -> None:
