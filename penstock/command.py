@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from penstock.console import Console
@@ -27,6 +28,12 @@ def parser(name: str, does: str, example: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
     return made
+
+
+def check_file(out: str, name: str) -> None:
+    """Raises: PenstockError where what --out says is a folder, as a name that ends with a slash is."""
+    if out.endswith("/") or Path(out).expanduser().is_dir():
+        raise PenstockError(f"--out {out}: expected the name of a file, found a folder; say {out.rstrip('/')}/{name}")
 
 
 def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False) -> int:

@@ -232,11 +232,10 @@ def parser() -> argparse.ArgumentParser:
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     run = Path(arguments.run).expanduser().absolute()
-    out = Path(arguments.out).expanduser().absolute() if arguments.out else run / f"model{SUFFIX[arguments.to]}"
-    if out.is_dir():
-        raise PenstockError(
-            f"--out {arguments.out}: expected the name of a file, found a folder; add /model{SUFFIX[arguments.to]}"
-        )
+    name = f"model{SUFFIX[arguments.to]}"
+    if arguments.out:
+        command.check_file(arguments.out, name)
+    out = Path(arguments.out).expanduser().absolute() if arguments.out else run / name
     told = export(run, arguments.to, out, console, data_url=arguments.data, version=arguments.version)
     fields = ", ".join(f"{name} {dtype}{shape}" for name, (dtype, *shape) in told["inputs"].items())
     if told["rows_compared"]:

@@ -15,6 +15,7 @@ from penstock import card as cards
 from penstock.card import Card
 from penstock.errors import RunError
 from penstock.recipe import find
+from train import acceleration
 from train.config import TrainConfig
 from train.run import read_config
 
@@ -23,16 +24,20 @@ from train.run import read_config
 class Finished:
     folder: Path
     described: dict[str, Any]  # config.json
+    config: TrainConfig
     recipe: Any  # the module model.py
     card: Card
-    model: nn.Module  # on the CPU, set to evaluate
+    model: nn.Module  # on the CPU, in the run's precision, set to evaluate
 
 
 def load(folder: Path) -> Finished:
     """Raises: RunError where the folder holds no run, or one that is not finished, or damaged files."""
     described = read_config(folder)
     recipe, card = find(described["recipe"]).model(), _card(folder)
-    model: nn.Module = recipe.build_model(TrainConfig.from_json(described["config"]), card)
+    config = TrainConfig.from_json(described["config"])
+    model: nn.Module = recipe.build_model(config, card)
+    if config.precision == "float64":
+        acceleration.lay_out(model, torch.float64, None)
     weights = _weights(folder)
     try:
         model.load_state_dict(weights)
@@ -41,7 +46,7 @@ def load(folder: Path) -> Finished:
             f"{folder}: its weights do not fit the model that {described['recipe']} makes now ({_line(error)}); go "
             f"back to the recipe's code of that run"
         ) from error
-    return Finished(folder, described, recipe, card, model.eval())
+    return Finished(folder, described, config, recipe, card, model.eval())
 
 
 def _card(folder: Path) -> Card:

@@ -20,8 +20,8 @@ from penstock import card as cards
 from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
-from penstock.errors import DatasetError, PenstockError, RunError
-from train import cpu
+from penstock.errors import DatasetError, RunError
+from train import acceleration, cpu
 from train.distributed import choose_device
 from train.feed import Feed
 from train.feed.device import to_device
@@ -55,7 +55,7 @@ def predict(
             f"row; adopt it with `penstock adopt … --key COLUMN`"
         )
     _check_contract(run, trained_on, card, data_url)
-    model = finished.model.to(device)
+    model = acceleration.prepare(finished.model, finished.config.precision, device)
 
     key = card.schema[card.schema.key]
     inputs = card.schema.without_label().names
@@ -124,10 +124,7 @@ def parser() -> argparse.ArgumentParser:
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     run = Path(arguments.run).expanduser().absolute()
-    if arguments.out.endswith("/") or Path(arguments.out).is_dir():
-        raise PenstockError(
-            f"--out {arguments.out}: expected the name of a file, found a folder; add /predictions.parquet"
-        )
+    command.check_file(arguments.out, "predictions.parquet")
     told = predict(
         run,
         arguments.data,

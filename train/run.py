@@ -28,9 +28,9 @@ from penstock import card as cards
 from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
-from penstock.errors import Preempted, RunError
+from penstock.errors import PenstockError, Preempted, RunError
 from penstock.recipe import Recipe, find
-from train import acceleration, cpu, distributed, status
+from train import acceleration, cpu, distributed, fits, status
 from train import flops as flops_of
 from train.checkpoint import Checkpoints
 from train.config import Compile, Options, Precision, TrainConfig
@@ -40,6 +40,7 @@ from train.evaluate import evaluate
 from train.feed import WEIGHT, Feed
 from train.feed.feed import CACHE_BYTES
 from train.feed.petastorm_reader import Batch
+from train.feed.plan import check_ranks
 from train.feed.row_groups import Verify
 from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
@@ -150,6 +151,8 @@ def _train(
             )
         first_rows = _first_rows(data_url, config, version, world, reading)
         flops_of_a_row = flops_of.of_a_row(model_recipe, config, card, first_rows)
+        if flops_of_a_row is None and card.recipe != recipe.name:
+            fits.check(model_recipe, recipe.name, config, card, store.shown(data_url), first_rows)
         flops = flops_of_a_row and flops_of_a_row * len(first_rows[WEIGHT])
         num_threads = cpu.num_threads(flops, sum(parameter.numel() for parameter in model.parameters()))
     steps_per_epoch = len(train_feed)
@@ -518,6 +521,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if said.nproc_per_node * said.nnodes > 1 and status.launch() is None:
         from train.launch import Launch, launch
 
+        try:
+            check_ranks(configure(find(said.recipe), said).lanes, said.nproc_per_node * said.nnodes)
+        except PenstockError as error:  # before there are ranks that would all say it
+            made.error(str(error))
         wanted = Launch(said.nproc_per_node, said.nnodes, said.node_rank, said.rdzv_endpoint, said.max_restarts)
         return launch(wanted, arguments)
     return command.execute(said, work, quiet=distributed.environment_rank() > 0)

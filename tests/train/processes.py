@@ -29,7 +29,7 @@ from train.classification import loss, metrics, predict
 from train.config import TrainConfig
 
 def config(model=None):
-    return TrainConfig(model="wide", epochs=10, global_batch_size=16, lanes=4)
+    return TrainConfig(model="wide", epochs=10, global_batch_size=16, lanes=4, ema_decay=0.9)
 
 def build_model(config, card):
     width, dropout = int(os.environ.get("WIDTH", 300)), float(os.environ.get("DROPOUT", 0.2))

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,19 @@ from penstock.console import Console
 from penstock.errors import PenstockError
 from penstock.recipe import find
 from train import distributed
-from train.config import Options
+from train.config import Options, TrainConfig
 from train.distributed import World
 from train.run import train
 
 TIMEOUT_S = 240
-# Folder -> recipe, data, config (values to replace), options; error: what rank 0 says where the run must fail.
+# Folder -> recipe, data, config (values to replace, as JSON), options; error: what rank 0 says where the run must fail.
 Runs = Mapping[str, Mapping[str, Any]]
 
 
 def train_all(runs: Runs, world: World) -> None:
     for folder, run in runs.items():
         recipe = find(run["recipe"])
-        config = replace(recipe.model().config(None), **run["config"])
+        config = TrainConfig.from_json({**recipe.model().config(None).to_json(), **run["config"]})
         options = Options(**run.get("options", {}))
         try:
             train(recipe, run["data"], Path(folder), config, world, None, Console(quiet=True), options=options)

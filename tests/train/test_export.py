@@ -18,6 +18,7 @@ import torch
 from penstock import cli
 from penstock.schema import Field, Schema
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
+from train.finished import load
 
 RECIPE = '''
 """Predicts x's first value modulo 3 from x."""
@@ -142,6 +143,19 @@ def test_an_exported_model_predicts_from_raw_fields_as_the_run_does(
         assert logits.argmax(axis=1).tolist() == predictions["prediction"][rows]
         score = np.exp(logits).max(axis=1) / np.exp(logits).sum(axis=1)
         assert score == pytest.approx(np.array(predictions["score"][rows]), abs=1e-5)
+
+
+@pytest.mark.parametrize(("to", "name"), [("onnx", "model.onnx"), ("torch", "model.pt2")])
+def test_a_run_in_float64_is_exported_in_float64(folder: Path, numbers: Path, to: str, name: str) -> None:
+    run = trained(folder, RECIPE, numbers, "--precision", "float64")
+    assert command("export", run, "--to", to) == 0
+    model = load(run).model
+    x = np.array([[3.1, 500.7, 90.3], [1, 2, 3]], np.float32)
+    with torch.no_grad():
+        expected = model((torch.from_numpy(x) - 500) / 100).numpy()
+    found = outputs(run / name, {"x": x})
+    assert found.dtype == expected.dtype == np.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_an_onnx_file_says_where_it_is_from(run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.train.ranks import free_port
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 TWO = ("--nproc-per-node", "2")
+RESTARTING = (*TWO, "--max-restarts", "2")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def test_a_signal_ends_a_run_where_it_can_go_on(place: Place) -> None:
     assert_same(place.folder / "whole", place.folder / "stopped")
 
 
+@pytest.mark.soak
 def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:
     started = place.start("twice", SLEEP_STEPS="30")
     assert started.until_next("steps", 1)
@@ -59,18 +61,20 @@ def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:
     assert started.end(5)[0] == 143
 
 
-def test_another_number_of_ranks_goes_on_with_the_same_batches(place: Place) -> None:
-    """2 ranks until their launcher gets SIGTERM, 1 rank until it does, 2 until one of them does, then 1 to the end."""
+@pytest.mark.parametrize("lives", [[RESTARTING], pytest.param([TWO, (), RESTARTING], marks=pytest.mark.soak)])
+def test_another_number_of_ranks_goes_on_with_the_same_batches(place: Place, lives: list[tuple[str, ...]]) -> None:
+    """Each until its launcher gets SIGTERM, or with restarts until one of its ranks does; then 1 rank to the end."""
+    run = f"several-{len(lives)}"
     place.finish("one", DROPOUT="0")
-    for ranks in (TWO, (), (*TWO, "--max-restarts", "2")):
-        started = place.start("several", *ranks, DROPOUT="0")
+    for ranks in lives:
+        started = place.start(run, *ranks, DROPOUT="0")
         assert started.until_next("steps", 3)
-        code, said = started.stop(signal.SIGTERM, started.ranks()[1] if "--max-restarts" in ranks else None)
+        code, said = started.stop(signal.SIGTERM, started.ranks()[1] if ranks == RESTARTING else None)
         assert code == 75, said
         assert said.count("SIGTERM: stopped after step") == 1
         assert started.status()["state"] == "preempted"
-    place.finish("several", DROPOUT="0")
-    one, several = outcome(place.folder / "one"), outcome(place.folder / "several")
+    place.finish(run, DROPOUT="0")
+    one, several = outcome(place.folder / "one"), outcome(place.folder / run)
     for mine, theirs in zip(one[0].splitlines(), several[0].splitlines(), strict=True):
         assert json.loads(mine) == pytest.approx(json.loads(theirs), rel=1e-4)
     torch.testing.assert_close(one[1], several[1], rtol=1e-3, atol=1e-5)
@@ -88,6 +92,7 @@ def test_a_rank_that_dies_is_heard_and_takes_the_others_along(place: Place) -> N
     assert "rank 1: ValueError: a bug of the recipe" in started.status()["error"]
 
 
+@pytest.mark.soak
 def test_torchrun_starts_ranks_again_that_died(place: Place) -> None:
     program = (*TORCHRUN, "--max-restarts", "1", "-m", "train.run")
     started = place.start("restarted", FAIL="1", program=program)
@@ -130,7 +135,7 @@ def test_torchrun_does_not_train_on_after_a_preemption(place: Place) -> None:
 
 
 def test_a_rank_that_hangs_is_named(place: Place) -> None:
-    started = place.start("hanging", *TWO, "--timeout", "20")
+    started = place.start("hanging", *TWO, "--timeout", "12")
     assert started.until_next("steps", 3)
     stopped = started.ranks()[1]
     os.kill(stopped, signal.SIGSTOP)
@@ -140,5 +145,5 @@ def test_a_rank_that_hangs_is_named(place: Place) -> None:
     assert code == 1, said
     error = started.status()["error"]
     assert error.startswith(f"rank 1 (process {stopped} on ")
-    assert error.endswith(" for 20 s (--timeout)")
+    assert error.endswith(" for 12 s (--timeout)")
     assert f"error: {error}" in said

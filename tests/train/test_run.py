@@ -183,6 +183,30 @@ def test_predictions_are_one_for_each_row(recipe: Path, dataset: Path, tmp_path:
     assert pq.read_table(tmp_path / "p.parquet")["split"].unique().to_pylist() == ["test"]
 
 
+def test_a_run_in_float64_predicts_in_float64(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    start(recipe, dataset, tmp_path / "run", replace(SMALL, precision="float64"))
+    predict(tmp_path / "run", str(dataset), str(tmp_path / "p.parquet"), Console(), splits=["train"])
+    table = pq.read_table(tmp_path / "p.parquet")
+    model = find(str(recipe)).model().build_model(SMALL, None).eval().double()
+    model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
+    x = torch.tensor(numbered_files([[67]])[0][0]["x"]) / 100
+    scores = model(x.double()).softmax(dim=1).max(dim=1).values
+    np.testing.assert_allclose(table["score"].to_numpy(), scores.detach().numpy(), rtol=0, atol=1e-14)
+
+
+def test_ranks_that_do_not_share_the_lanes_are_refused_before_one_starts(
+    recipe: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.launch.launch", lambda *_: pytest.fail("ranks were started"))
+    command = ["train", str(recipe), "--data", str(dataset), "--out", str(tmp_path / "run"), "--nproc-per-node", "5"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(command)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "expected a world size that divides the 4 lanes" in said
+    assert said.endswith("start 1 or 2 or 4 ranks, or choose lanes that 5 divides")
+    assert not (tmp_path / "run").exists()
+
+
 def test_rows_without_label_are_predicted_as_those_with_one(recipe: Path, dataset: Path, tmp_path: Path) -> None:
     start(recipe, dataset, tmp_path / "run")
     unlabelled = write_dataset(tmp_path / "new", SCHEMA.without_label(), {"train": numbered_files([[67]])})
@@ -258,8 +282,16 @@ def test_a_damaged_file_leaves_no_predictions(recipe: Path, dataset: Path, tmp_p
         (["train", "digits", "--data", "{data}", "--out", "{tmp}/r", "--model", "vit"], "no model 'vit'; there is cnn"),
         (["train", "digits", "--data", "{data}", "--out", "/proc/run"], "/proc"),
         (["train", "digits", "--data", "{data}", "--out", "{tmp}/r", "--device", "cuda"], "torch sees no GPU"),
+        (
+            ["train", "mnist", "--data", "{data}", "--out", "{tmp}/r"],
+            "version v1 was made by 'made' and does not fit the model of 'mnist' (KeyError: 'image'); its fields are",
+        ),
         (["predict", "{tmp}/nothing", "--data", "{data}", "--out", "{tmp}/p"], "not a run folder"),
-        (["predict", "{tmp}/nothing", "--data", "{data}", "--out", "{tmp}/"], "expected the name of a file"),
+        (["predict", "{tmp}/nothing", "--data", "{data}", "--out", "{tmp}/"], "found a folder; say {tmp}/predictions"),
+        (
+            ["export", "{tmp}/nothing", "--to", "torch", "--out", "{tmp}/new/"],
+            "found a folder; say {tmp}/new/model.pt2",
+        ),
     ],
 )
 def test_the_command_line_says_one_sentence(
@@ -270,7 +302,7 @@ def test_the_command_line_says_one_sentence(
     code = cli.main([a.format(tmp=tmp_path, data=dataset) for a in arguments])
     error = capsys.readouterr().err
     assert code == 1
-    assert message in error
+    assert message.format(tmp=tmp_path) in error
     assert error.startswith("error: ")
     assert "Traceback" not in error
 

@@ -103,18 +103,23 @@ class Plan:
 
     def _ranges(self, first: int, count: int, rank: int, world_size: int) -> tuple[I64, I64]:
         """(lanes of the rank that have rows left,) each, among the N rows, where `count` batches start and stop."""
-        if self.lanes % world_size or not 0 <= rank < world_size:
-            fitting = [str(n) for n in range(1, self.lanes + 1) if self.lanes % n == 0]
-            raise RunError(
-                f"expected a world size that divides the {self.lanes} lanes, and a rank below it, found rank {rank} of "
-                f"{world_size}; start {' or '.join(fitting)} ranks, or choose lanes that {world_size} divides"
-            )
+        check_ranks(self.lanes, world_size, rank)
         share = self.global_batch_size // self.lanes
         lane = np.arange(rank, self.lanes, world_size)
         lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
         start = lane_start + first * share
         stop = np.minimum(start + count * share, lane_stop)
         return start[start < stop], stop[start < stop]
+
+
+def check_ranks(lanes: int, world_size: int, rank: int = 0) -> None:
+    """Raises: RunError where the lanes are not the same number for each rank."""
+    if lanes % world_size or not 0 <= rank < world_size:
+        fitting = [str(n) for n in range(1, lanes + 1) if lanes % n == 0]
+        raise RunError(
+            f"expected a world size that divides the {lanes} lanes, and a rank below it, found rank {rank} of "
+            f"{world_size}; start {' or '.join(fitting)} ranks, or choose lanes that {world_size} divides"
+        )
 
 
 def permutation(n: int, *key: int) -> I64:

@@ -34,26 +34,36 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
+def serve(folder: Path, port: int) -> Server:
+    """One that answers, with what is in the folder."""
     store = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "artifacts")]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, *store], env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+    started = Server(f"http://127.0.0.1:{port}", process)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{started.uri}/health", timeout=1)
+            return started
+        except OSError:
+            if process.poll() is not None:
                 break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.1)
-        yield Server(f"http://127.0.0.1:{port}", process)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            time.sleep(0.1)
+    kill(started)
+    raise AssertionError((folder / "log").read_text())
+
+
+def kill(server: Server) -> None:
+    os.killpg(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = serve(tmp_path_factory.mktemp("mlflow"), free_port())
+    yield started
+    kill(started)
 
 
 def on_server(server: Server, run: Path) -> tuple[MlflowClient, Any]:
@@ -131,6 +141,32 @@ def test_a_server_that_hangs_costs_one_warning_and_gets_the_rest_later(
     client, shown = on_server(server, run)
     assert shown.info.status == "FINISHED"
     assert_each_step_once(client, shown.info.run_id, run)
+
+
+@pytest.mark.soak
+def test_a_server_that_goes_away_and_comes_back_gets_all(folder: Path, tmp_path: Path) -> None:
+    server, run = serve(tmp_path, port := free_port()), folder / "back"
+    command = [sys.executable, "-m", "penstock.cli", *arguments(folder, "back", "--epochs", "60")]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": server.uri, "STEP_S": "0.1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while not ((run / "mlflow.json").exists() and on_server(server, run)[1].data.metrics):
+            assert process.poll() is None
+            time.sleep(0.05)
+        kill(server)
+        before = len(lines(run))
+        while len(lines(run)) < before + 6:  # which it tries to send in vain
+            time.sleep(0.05)
+        server = serve(tmp_path, port)
+        assert process.poll() is None
+        _, said = process.communicate()
+        assert process.returncode == 0
+        assert said.count("warning: MLflow at ") == 1
+        client, shown = on_server(server, run)
+        assert shown.info.status == "FINISHED"
+        assert_each_step_once(client, shown.info.run_id, run)
+    finally:
+        kill(server)
 
 
 def test_a_server_that_is_not_there_costs_one_warning(
