@@ -190,6 +190,13 @@ def synchronising(forward: nn.Module, last: bool) -> Iterator[None]:
     yield
 
 
+def reshard(model: nn.Module) -> None:
+    """FSDP leaves the outermost part of a model whole after a forward pass that no backward pass has followed."""
+    for module in model.modules():
+        if is_fsdp(module):
+            module.reshard()
+
+
 def scale_gradients(forward: nn.Module, weight: Tensor, world: World) -> None:
     """Gradients of a sum over all ranks' rows -> of the mean, whose weight over all ranks is `weight`, a scalar."""
     averaged = world.size if isinstance(forward, DistributedDataParallel) else 1

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from train import distributed
+
 
 def start(model: nn.Module) -> list[Tensor]:
     """The averages, in the order of `model.parameters()`, sharded as these are."""
@@ -48,6 +50,7 @@ def averaged(model: nn.Module, averages: list[Tensor] | None) -> Iterator[None]:
 
 @torch.no_grad()
 def _swap(averages: list[Tensor], model: nn.Module) -> None:
+    distributed.reshard(model)
     for average, parameter in zip(averages, model.parameters(), strict=True):
         kept = average.clone()
         average.copy_(parameter)

@@ -28,7 +28,7 @@ def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on_when_there_is_room(
     code, said = place.start(run, MARKS=str(tmp_path / "marks")).end()
     assert code == 1, said
     assert said.splitlines()[-1].startswith("error: ")
-    assert "No space left on device" in said.splitlines()[-1]
+    assert "no space left on the device" in said.splitlines()[-1]
     assert "Traceback" not in said
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
     assert "Going on after step" in place.finish(run, MARKS=str(tmp_path / "marks"))
