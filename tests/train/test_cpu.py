@@ -32,7 +32,7 @@ from train import cpu
 
 if sys.argv[1] == "keep":
     cpu.keep_memory()
-for _ in range(50):
+for _ in range(20):
     blocks = [torch.empty(3_000_000).fill_(1.0) for _ in range(3)]
     del blocks
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
@@ -89,5 +89,5 @@ def test_memory_is_not_given_back_between_steps() -> None:
         which: int(subprocess.check_output([sys.executable, "-c", TOUCH, which], env=environment))
         for which in ("keep", "default")
     }
-    pages = 50 * 3 * 12_000_000 // 4096
+    pages = 20 * 3 * 12_000_000 // 4096
     assert faults["default"] - faults["keep"] > pages / 2
