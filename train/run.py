@@ -272,7 +272,9 @@ def _train(
     return Trained(folder, report, reused=False)
 
 
-def _first_rows(data_url: str, config: TrainConfig, version: str, world: World, reading: Mapping[str, Any]) -> Batch:
+def _first_rows(
+    data_url: str, config: TrainConfig, version: str | None, world: World, reading: Mapping[str, Any]
+) -> Batch:
     """As many rows as a forward pass of a rank has, the first in file order: the same on every rank and every start."""
     num_rows = max(1, config.global_batch_size // (world.size * config.accumulate))
     few = {**reading, "num_workers": 1, "fetch_threads": 1}
