@@ -87,7 +87,8 @@ def check_allowed(found: Counts, ask: Asked, refused: DataFrame | None, max_quar
     broken = [name for name, count in found.rules.items() if count]
     failing = [rule.name for rule in ask.rules if rule.severity == "fail" and rule.name in broken]
     unmet = [not_held(name, said) for name, said in found.expectations.items() if said["severity"] == "fail"]
-    if wrong := [*(_examples(refused, failing, found) if refused else []), *filter(None, unmet)]:
+    broken_once = _examples(refused, failing, found) if refused is not None and failing else []
+    if wrong := [*broken_once, *filter(None, unmet)]:
         raise RawDataError(
             f"raw data: {raw} must not break {'; '.join(wrong)}. Nothing is published: mend the raw data, or change "
             f"the recipe's rules"
