@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from penstock.digest import U64, column_hashes, row_hashes
-from penstock.schema import Schema
+from penstock.digest import U64
 
 MOST_COMPARED = 16_000_000  # hashes that the driver holds, 9 bytes each
 ALL = 2**64
@@ -45,12 +44,6 @@ class Sketch:
         table = pa.ipc.open_stream(content).read_all()
         splits, limit = json.loads(table.schema.metadata[b"said"])
         return cls(table["hash"].to_numpy(), table["code"].to_numpy(), tuple(splits), limit)
-
-
-def contents(rows: pa.Table, schema: Schema) -> U64:
-    """(n,) hashes of all that rows hold but their keys."""
-    without_key = Schema(tuple(field for field in schema.fields if field.name != schema.key), None)
-    return row_hashes(column_hashes(rows, without_key)) if without_key.fields else np.zeros(rows.num_rows, np.uint64)
 
 
 def sketch(hashes_of: Sequence[tuple[str, U64]], most: int) -> Sketch:

@@ -131,7 +131,8 @@ def write(
             num_files += 1
             store.write(store.join(data_url, file), parquet(rows, schema, row_group_bytes))
             audit = audit_file(data_url, file, name, schema, profiled=True)
-            contents.append((name, leakage.contents(rows, schema)))
+            assert audit.contents is not None
+            contents.append((name, audit.contents))
             return _record(split=name, file=file, audit=audit.to_bytes())
 
         pending: dict[str, list[pa.Table]] = defaultdict(list)

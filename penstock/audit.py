@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock import encoded, manifest, store, tensors
 from penstock import profile as profiles
-from penstock.digest import column_hashes, row_hashes, sum_of
+from penstock.digest import U64, column_hashes, row_hashes, sum_of
 from penstock.errors import DatasetError, PenstockError
 from penstock.pages import chunk_range, footer_bytes, values_offset
 from penstock.profile import Profile
@@ -30,6 +31,9 @@ class FileAudit:
     num_rows: int
     digest: int
     profile: Profile | None  # None where it was not asked for
+    contents: U64 | None = field(
+        default=None, compare=False
+    )  # with it: (n,) hashes of the rows without their keys; not sent
 
     def to_bytes(self) -> bytes:
         """For the way from an executor to the driver: the row groups as an Arrow stream, the rest in its metadata."""
@@ -81,6 +85,8 @@ def _audit(
     profiled: bool,
 ) -> FileAudit:
     digest = num_rows = 0
+    contents = [np.zeros(0, np.uint64)]
+    without_key = [c for c, field in enumerate(schema.fields) if field.name != schema.key]
     profile = profiles.empty(schema) if profiled else None
     sha256 = hashlib.sha256(content).hexdigest()
     footer = content[-footer_bytes(content) :]
@@ -109,6 +115,8 @@ def _audit(
             }
         columns = column_hashes(table, schema)
         hashes = row_hashes(columns)
+        if profiled:
+            contents.append(row_hashes([columns[c] for c in without_key]) if without_key else np.zeros_like(hashes))
         digest += sum_of(hashes)
         if profile is not None:
             profile = profiles.add(profile, table, schema, columns, hashes)
@@ -127,7 +135,7 @@ def _audit(
             }
         )
     table = pa.Table.from_pylist(rows, schema=manifest.arrow_schema(schema))
-    return FileAudit(table, num_rows, digest % 2**64, profile)
+    return FileAudit(table, num_rows, digest % 2**64, profile, np.concatenate(contents) if profiled else None)
 
 
 def _check_nulls(column: pa.ChunkedArray, field: Field, where: str) -> None:

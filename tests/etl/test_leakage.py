@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from etl import leakage
-from penstock.schema import Field, Schema
 
 SHARDS = st.lists(
     st.lists(
@@ -36,12 +34,3 @@ def test_what_is_in_several_splits_is_counted_below_the_limit(
     found, compared = leakage.in_several_splits([sent(shard, most) for shard in shards])
     assert found == sum(value / 64 < compared for value in several)
     assert all(len(sent(shard, most).hashes) <= most for shard in shards)
-
-
-def test_contents_are_all_but_the_key() -> None:
-    schema = Schema((Field("x", "int64"), Field("id", "string"), Field("y", "float32")), key="id")
-    rows = pa.table({"x": [1, 1, 2, 1], "id": ["a", "b", "c", "d"], "y": pa.array([0.5, 0.5, 0.5, 1.5], pa.float32())})
-    hashes = leakage.contents(rows, schema)
-    assert hashes[0] == hashes[1]
-    assert len(set(hashes.tolist())) == 3
-    assert leakage.contents(rows, Schema((schema["id"],), key="id")).tolist() == [0] * 4

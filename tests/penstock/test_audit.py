@@ -72,6 +72,21 @@ def test_an_audit_survives_the_way_from_an_executor(tmp_path: Path, profiled: bo
         assert back.profile.to_bytes() == found.profile.to_bytes()
 
 
+def test_rows_that_differ_in_the_key_alone_have_one_content(tmp_path: Path) -> None:
+    others = SMALL.set_column(SMALL.column_names.index("id"), "id", pa.array([f"other {i}" for i in range(30)]))
+    first, other = (audit(write(tmp_path / f"{i}.parquet", t), profiled=True) for i, t in enumerate((SMALL, others)))
+    assert first.contents is not None
+    assert other.contents is not None
+    assert first.contents.tolist() == other.contents.tolist()
+    assert len(set(first.contents.tolist())) == 30
+    assert audit(tmp_path / "0.parquet").contents is None  # verify would hold those of all files
+    keys = Schema((SCHEMA["id"],), "id")
+    alone = write(tmp_path / "keys.parquet", SMALL.select(["id"]))
+    nothing = audit(alone, keys, profiled=True).contents
+    assert nothing is not None
+    assert nothing.tolist() == [0] * 30
+
+
 def test_a_file_without_rows_is_whole(tmp_path: Path) -> None:
     found = audit(write(tmp_path / "f.parquet", SMALL.slice(0, 0)), profiled=True)
     assert (found.num_rows, found.digest) == (0, 0)
