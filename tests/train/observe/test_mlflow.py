@@ -108,8 +108,8 @@ def test_a_run_is_shown_with_its_parameters_dataset_figures_and_model(
 
 def test_a_killed_run_goes_on_as_the_same_run(server: Server, folder: Path) -> None:
     run, environment = folder / "killed", os.environ | {"MLFLOW_TRACKING_URI": server.uri}
-    command = [sys.executable, "-m", "penstock.cli", *arguments(folder, "killed", "--epochs", "100")]
-    process = subprocess.Popen(command, env=environment | {"STEP_S": "0.05"}, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "penstock.cli", *arguments(folder, "killed", "--epochs", "40")]
+    process = subprocess.Popen(command, env=environment | {"STEP_S": "0.1"}, stdout=subprocess.DEVNULL)
     while process.poll() is None and not ((run / "mlflow.json").exists() and on_server(server, run)[1].data.metrics):
         time.sleep(0.05)
     process.kill()
@@ -122,6 +122,7 @@ def test_a_killed_run_goes_on_as_the_same_run(server: Server, folder: Path) -> N
     assert_each_step_once(client, shown.info.run_id, run)
 
 
+@pytest.mark.soak
 def test_a_server_that_hangs_costs_one_warning_and_gets_the_rest_later(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
