@@ -8,9 +8,10 @@ writer gives list the encodings in another order from one JVM to the next.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from etl import leakage
-from penstock import profile, store
+from penstock import personal, profile, store
 from penstock.audit import FileAudit, audit_file
 from penstock.digest import U64, column_hashes, row_hashes
 from penstock.errors import RecipeError
@@ -44,10 +45,12 @@ WRITTEN = pa.schema(
         "exact_duplicates": pa.int64(),
         "contents": pa.binary(),
         "groups": pa.binary(),
+        "found": pa.string(),
     }
 )
 WRITTEN_COLUMNS = (
-    "split string, file string, audit binary, duplicates long, exact_duplicates long, contents binary, groups binary"
+    "split string, file string, audit binary, duplicates long, exact_duplicates long, contents binary, groups binary, "
+    "found string"
 )
 
 
@@ -62,6 +65,7 @@ class Written:
     duplicates: int
     exact_duplicates: int
     leakage: Mapping[str, int | float]  # as the card has it
+    personal: Mapping[str, Mapping[str, int]]  # column that was looked through -> what `personal.found` counts in it
 
     @property
     def num_rows(self) -> int:
@@ -104,11 +108,13 @@ def write(
     file_bytes: int = FILE_BYTES,
     duplicates_url: str | None = None,
     most_compared: int = leakage.MOST_COMPARED,
+    look_for: Mapping[str, Collection[str]] | None = None,
 ) -> Written:
     """Runs the job: a task for each partition of `placed`, files in `split=<name>/` of `data_url`.
 
     The rows that are dropped for another one with their key are listed in `duplicates_url`. Of each shard so many rows
-    at most are compared with those of other splits.
+    at most are compared with those of other splits. `look_for` names the kinds of personal data that are counted in
+    columns of strings.
 
     Raises: RecipeError for a split whose name cannot be that of a folder, and for a key or a group that is in two
     splits; DatasetError for nulls and tensors of another width.
@@ -124,6 +130,7 @@ def write(
         dropped: list[pa.Table] = []
         contents: list[tuple[str, U64]] = []
         groups: list[tuple[str, U64]] = []
+        found: dict[str, Counter[str]] = defaultdict(Counter)
 
         def written(name: str, rows: pa.Table) -> pa.RecordBatch:
             nonlocal num_files
@@ -139,6 +146,8 @@ def write(
         pending_bytes: dict[str, int] = defaultdict(int)
         for batch, is_first, others in _with_firsts(batches, schema, split):
             dropped += [] if others is None else [others]
+            for column, kinds in (look_for or {}).items():
+                found[column] += personal.found(batch.column(column), kinds)
             splits = batch.column("split")
             for name in splits.unique().to_pylist():
                 _check_name(name)
@@ -167,6 +176,7 @@ def write(
             exact_duplicates=0 if listed is None else pc.sum(listed["exact"]).as_py(),
             contents=leakage.sketch(contents, most_compared).to_bytes(),
             groups=leakage.sketch(groups, most_compared).to_bytes(),
+            found=json.dumps(found),
         )
 
     rows = placed.mapInArrow(write_shard, WRITTEN_COLUMNS).collect()
@@ -183,7 +193,16 @@ def write(
         sum(row["duplicates"] for row in shards),
         sum(row["exact_duplicates"] for row in shards),
         _leakage([row["contents"] for row in shards], [row["groups"] for row in shards] if by_group else None, split),
+        _added_up([json.loads(row["found"]) for row in shards]),
     )
+
+
+def _added_up(shards: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, Counter[str]]:
+    totals: dict[str, Counter[str]] = defaultdict(Counter)
+    for shard in shards:
+        for column, counts in shard.items():
+            totals[column] += Counter(counts)
+    return dict(totals)
 
 
 def _leakage(contents: Sequence[bytes], groups: Sequence[bytes] | None, split: Split) -> dict[str, int | float]:

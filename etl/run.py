@@ -21,7 +21,7 @@ if __name__ == "__main__" and not __package__:  # started by spark-submit: the p
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from etl import build, clean, counts, features, leakage, publish, split, transform
+from etl import build, clean, counts, features, leakage, privacy, publish, split, transform
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
@@ -30,6 +30,7 @@ from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
 from penstock.errors import DatasetError, RawDataError, RecipeError
+from penstock.privacy import PseudonymKey, pseudonym_key
 from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
 from penstock.rules import Reference, asked
 from penstock.store import RawFile
@@ -50,6 +51,7 @@ class Job:
     labelled: bool
     keep_clean: bool
     transforms: Mapping[str, Mapping[str, Any]] | None  # frozen ones; None where they are to be fitted
+    key: PseudonymKey | None  # where the recipe makes pseudonyms
     clean_version: str
     version: str
 
@@ -84,8 +86,10 @@ def etl(
     raw_url, out = store.absolute(raw_url), store.absolute(out)
     store.check_apart(out, raw_url)
     dataset_recipe = recipe.dataset()
+    key = pseudonym_key(dataset_recipe.private)
     if frozen is not None:
         _check_fields(frozen, dataset_recipe)
+        privacy.check_key(frozen, key)
     clean_folder = store.join(out, "clean")
     with console.step("take stock of the raw files"):
         files = store.inventory(raw_url, _known_checksums(clean_folder))
@@ -99,9 +103,10 @@ def etl(
         labelled,
         inventory,
         *_tables(dataset_recipe),
+        *([key.fingerprint] if key else []),
     ]
     clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
-    job = Job(dataset_recipe, raw_url, files, out, labelled, keep_clean, transforms, clean_version, version)
+    job = Job(dataset_recipe, raw_url, files, out, labelled, keep_clean, transforms, key, clean_version, version)
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
     if isinstance(clean_card, CleanCard) and isinstance(card, Card):
@@ -123,6 +128,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
     """
     recipe, raw = job.recipe, store.shown(job.raw_url)
     schema = recipe.schema if job.labelled else recipe.schema.without_label()
+    private = privacy.asked(recipe, job.labelled)
     clean_folder, attempt = store.join(job.out, "clean"), uuid.uuid4().hex[:8]
     clean_data, data = f"data/{job.clean_version}-{attempt}", f"data/{job.version}-{attempt}"
     quarantine = f"quarantine/{job.clean_version}-{attempt}"
@@ -135,6 +141,8 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
         with _removed_on_failure(clean_url, quarantine_url):
             ask = asked(recipe.fixes, recipe.rules, job.labelled)
             raw_rows = recipe.read(spark, job.raw_url, job.labelled)
+            if not recipe.quarantine_records:
+                raw_rows = privacy.without_values(raw_rows)
             if isinstance(recipe.keep, First | Last):
                 raw_rows = clean.located(raw_rows)
             if ask.expectations:
@@ -142,7 +150,8 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             fixed = clean.fix(raw_rows, ask.fixes)
             checked, counted = clean.check(fixed, ask.rules, job.raw_url), Observation()
             observed = checked.observe(counted, *counts.aggregates(ask))
-            rows = _public(recipe.clean(clean.kept(observed)))
+            treated = Observation()
+            rows = privacy.protect(_public(recipe.clean(clean.kept(observed))), private, job.key, treated)
             if clean_card and clean_card.data:
                 rows = _kept_rows(spark, clean_folder, clean_card)
             elif job.keep_clean or build.is_needed(recipe):
@@ -151,6 +160,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 with console.step("read, check, clean and keep") as update, progress(spark, update):
                     rows.write.option("compression", "zstd").parquet(clean_url)
                 rows = spark.read.schema(rows.schema).parquet(escaped(clean_url))
+                privacy.check_unmarked(privacy.found(rows, private, recipe.not_private))
 
             def judged(num_clean: int) -> CleanCard:
                 found = counts.counts(counted.get, ask)
@@ -161,7 +171,10 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                     with console.step("look up the refused rows") as update, progress(spark, update):
                         store.make_private(quarantine_url)
                         there = checked.where(counts.bucket("_file").isin(found.refused_in))  # Spark skips other files
-                        clean.refused(there, ask.rules, job.raw_url).write.mode("append").parquet(quarantine_url)
+                        refused = clean.refused(there, ask.rules, job.raw_url)
+                        if not recipe.quarantine_records:
+                            refused = privacy.without_records(refused)
+                        refused.write.mode("append").parquet(quarantine_url)
                         refused = spark.read.parquet(escaped(quarantine_url))
                 counts.check_allowed(found, ask, refused, recipe.max_quarantined, raw)
                 return CleanCard(
@@ -180,6 +193,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                         "raw_files": [asdict(file) for file in job.files],
                         **_made_by(spark, recipe),
                     },
+                    private=privacy.done(private, job.key, treated),
                 )
 
             shards = split.num_shards(sum(file.num_bytes for file in job.files))
@@ -204,8 +218,10 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                     data_url,
                     duplicates_url=None if prepared else duplicates_url,
                     most_compared=leakage.MOST_COMPARED // shards,
+                    look_for=privacy.looked_for(schema, private, recipe.not_private),
                 )
 
+            privacy.check_unmarked(written.personal)
             became = build.counts(prepared, written)
             if not became["duplicates"]:
                 store.remove(duplicates_url)
@@ -243,6 +259,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             exact_duplicates=(prepared or written).exact_duplicates,
             duplicates=duplicates if became["duplicates"] else None,
             leakage=written.leakage,
+            private=clean_card.private,
         )
         return Built(_publish(job.out, card, data_url, duplicates_url), clean_card, reused=False)
 
@@ -375,6 +392,8 @@ def report(built: Built, out: str, console: Console) -> None:
         console.say(f"Duplicates, {card.exact_duplicates:,} of them exact: {where}")
     if built.clean.quarantine:
         console.say(f"Quarantined rows, with reasons: {store.shown(store.join(out, built.clean.quarantine))}")
+    for column, treated in card.private.items():
+        console.say(f"Personal data: column {column!r} {privacy.told(treated)}")
     state = "reused: it was built before from the same raw files and code" if built.reused else "published"
     console.say(f"Dataset version {card.version} {state}: {store.shown(store.join(out, card.data))}")
 

@@ -54,6 +54,7 @@ class CleanCard:
     created: str = field(default_factory=now)
     kind: str = "clean"
     format: int = FORMAT
+    private: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # column -> how its values were treated
 
     def __post_init__(self) -> None:
         if self.counts["raw"] != self.counts["clean"] + self.counts["quarantined"]:
@@ -101,6 +102,7 @@ class Card:
     created: str = field(default_factory=now)
     kind: str = "dataset"
     format: int = FORMAT
+    private: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the clean rows: column -> treatment
 
     def __post_init__(self) -> None:
         clean, built = self.counts["clean"], self.counts["built"]

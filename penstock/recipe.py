@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.digest import code_digest, json_digest
 from penstock.errors import RecipeError
+from penstock.privacy import Drop, Treatment
 from penstock.rules import Check, Fix, check_names
 from penstock.rules import Rule as Rule  # recipes import it from here too
 from penstock.schema import Schema
@@ -133,6 +134,9 @@ class DatasetRecipe:
     max_quarantined: float = 0.01  # share of the raw rows
     row_group_bytes: int = 4 << 20
     max_drift: float | Mapping[str, float] | None = None  # PSI against the newest version before, penstock/compare.py
+    private: Mapping[str, Treatment] = field(default_factory=dict)  # column that clean() gives -> how it is treated
+    not_private: Mapping[str, str] = field(default_factory=dict)  # column that looks personal -> why it is not
+    quarantine_records: bool = True  # whether quarantine holds the refused records, or only where they are, and why
 
     @property
     def settings(self) -> str:
@@ -145,7 +149,8 @@ class DatasetRecipe:
             self.row_group_bytes,
         ]
         built = [list(self.clean_key), repr(dict(self.transforms))] if self.build or self.transforms else []
-        return json_digest([self.code, *values, *built])
+        treated = [{name: repr(treatment) for name, treatment in self.private.items()}] if self.private else []
+        return json_digest([self.code, *values, *built, *treated])
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ class Recipe:
             for name in (
                 *("keep", "fit", "max_quarantined", "row_group_bytes"),
                 *("build", "clean_key", "transforms", "max_drift"),
+                *("private", "not_private", "quarantine_records"),
             )
             if hasattr(module, name)
         }
@@ -186,6 +192,7 @@ class Recipe:
         )
         _check_fit(recipe)
         _check_drift(recipe)
+        _check_private(recipe)
         try:
             check_names(recipe.fixes, recipe.rules)
         except RecipeError as error:
@@ -300,6 +307,15 @@ def _check_parts(name: str, module: ModuleType) -> None:
         "transforms": ("a dict of field -> transform, or tuple of them", lambda value: isinstance(value, Mapping)),
         "max_quarantined": ("a share from 0 to 1", lambda v: isinstance(v, int | float) and 0 <= v <= 1),
         "row_group_bytes": ("a whole number above 0", lambda value: isinstance(value, int) and value > 0),
+        "private": (
+            "a dict of column -> Drop(), Pseudonymise(), Mask(…) or Derive(…)",
+            lambda value: isinstance(value, Mapping) and all(isinstance(v, Treatment) for v in value.values()),
+        ),
+        "not_private": (
+            "a dict of column -> why it is no personal data",
+            lambda value: isinstance(value, Mapping) and all(isinstance(v, str) and v.strip() for v in value.values()),
+        ),
+        "quarantine_records": ("True or False", lambda value: isinstance(value, bool)),
     }
     for part, (expected, holds) in checks.items():
         if hasattr(module, part) and not holds(found := getattr(module, part)):
@@ -335,3 +351,11 @@ def _check_fit(recipe: DatasetRecipe) -> None:
         known = name in recipe.schema.names and recipe.schema[name]
         if not known or not known.is_tensor or known.numpy_dtype.kind not in "iu" or known.numpy_dtype.itemsize > 4:
             raise RecipeError(f"recipe {recipe.name!r}: fit: {name!r} is no tensor of integers of 32 bits or fewer")
+
+
+def _check_private(recipe: DatasetRecipe) -> None:
+    for name, treatment in recipe.private.items():
+        if isinstance(treatment, Drop) and name in recipe.schema.names:
+            raise RecipeError(
+                f"recipe {recipe.name!r}: private: {name!r} is to be dropped, but is a field of the schema"
+            )

@@ -168,12 +168,14 @@ def remove(url: str) -> None:
 
 
 def make_private(url: str) -> None:
-    """Lets only the owner into a folder, where the filesystem has modes."""
+    """Lets only the owner into a folder, where the filesystem has modes: local disks and HDFS."""
     fs, path = filesystem(url)
     with storage_errors(url):
         fs.makedirs(path, exist_ok=True)
         if isinstance(fs, LocalFileSystem):
             os.chmod(path, 0o700)
+        elif url.startswith("hdfs://"):
+            fs.client.set_permission(path, 0o700)
 
 
 def write_new(url: str, content: bytes) -> bool:

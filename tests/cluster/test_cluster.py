@@ -25,6 +25,8 @@ def test_up_killed_up_again_and_down(tmp_path: Path) -> None:
         assert not set(again.processes.values()) & set(first.processes.values())
         fs, path = store.filesystem(f"{again.hdfs_url}/kept")
         assert fs.cat_file(path) == b"kept"
+        store.make_private(f"{again.hdfs_url}/quarantine")
+        assert fs.client.get_file_info("/quarantine").permission == 0o700
     finally:
         assert down(folder) == 3
     assert not any(load(folder).is_alive(name) for name in first.processes)
