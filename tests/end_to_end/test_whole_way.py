@@ -161,3 +161,29 @@ def test_the_guide_to_a_recipe_of_ones_own_works_word_for_word(tmp_path: Path) -
     assert re.search(r"quarantined +10\n", printed)
     predictions = pq.read_table(tmp_path / "scored.parquet")
     assert predictions.column_names == ["machine", "split", "prediction", "score"]
+
+
+def test_the_guide_to_dirty_data_works_word_for_word_and_prints_what_it_says(tmp_path: Path) -> None:
+    for name, body in blocks("dirty_data.md").items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(body)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert run("python", "make_loans.py").returncode == 0
+    first = run("bash", "-e", "first_try.sh")
+    assert first.returncode == 1
+    second = run("bash", "-e", "loans.sh")
+    assert second.returncode == 0, second.stderr
+    text = (ROOT / "docs" / "dirty_data.md").read_text()
+    printed = " ".join((first.stderr + second.stdout).split())
+    said = [
+        block.replace("…", "") for block in re.findall(r"```\n(error: .*?|raw  .*?|\{.*?)```", text, flags=re.DOTALL)
+    ]
+    assert len(said) == 3
+    for block in said:
+        for line in [block] if block.startswith("error: ") else block.splitlines():
+            words = re.sub(r"fingerprint \w+", "fingerprint", " ".join(line.split()))
+            assert words in re.sub(r"fingerprint \w+", "fingerprint", printed), words
