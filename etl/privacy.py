@@ -207,6 +207,8 @@ def found(df: DataFrame, private: Mapping[str, Treatment], excepted: Collection[
     """What columns of strings hold, as `personal.found` counts it: a job of its own, for rows that are kept."""
     strings = [f.name for f in df.schema.fields if isinstance(f.dataType, StringType) and f.name not in excepted]
     look_for = {name: kinds for name in strings if (kinds := _not_masked(private.get(name)))}
+    if not look_for:
+        return {}
 
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -219,7 +221,7 @@ def found(df: DataFrame, private: Mapping[str, Treatment], excepted: Collection[
 
     totals: dict[str, Counter[str]] = {name: Counter() for name in look_for}
     rows = df.select(*(f"`{name}`" for name in look_for)).mapInArrow(count, "name string, kind string, number long")
-    for row in rows.groupBy("name", "kind").sum("number").collect() if look_for else []:
+    for row in rows.groupBy("name", "kind").sum("number").collect():
         totals[row["name"]][row["kind"]] = row["sum(number)"]
     return totals
 
