@@ -5,30 +5,18 @@ Pure DataFrame functions; etl/run.py calls them in order.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 
-import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from penstock import store
+from etl import positions
 from penstock.rules import MALFORMED, Fix, Reference, RowRule, Unique
 
 PLACE = "_place"
 SOURCE = ("_file", "_position", PLACE)  # where a row came from
-REFUSED_COLUMNS = "file string, line long, record string, rules array<string>, reasons array<string>"
-REFUSED_SCHEMA = pa.schema(
-    {
-        "file": pa.string(),
-        "line": pa.int64(),
-        "record": pa.string(),
-        "rules": pa.list_(pa.string()),
-        "reasons": pa.list_(pa.string()),
-    }
-)
 
 
 def blank(raw: DataFrame) -> DataFrame:
@@ -124,32 +112,4 @@ def refused(checked: DataFrame, rules: Sequence[RowRule], raw_url: str) -> DataF
     rows = checked.where("_refused").select(
         "_file", "_position", "_record", names.alias("_rules"), reasons.alias("_reasons")
     )
-    return rows.groupBy("_file").applyInArrow(_with_lines(raw_url), REFUSED_COLUMNS)
-
-
-def _with_lines(raw_url: str) -> Callable[[pa.Table], pa.Table]:
-    def with_lines(rows: pa.Table) -> pa.Table:
-        url = store.absolute(rows["_file"][0].as_py())
-        lines, records = rows["_position"].to_pylist(), rows["_record"].to_pylist()
-        if any(line is None and record is not None for line, record in zip(lines, records, strict=True)):
-            lines = _lines(url, records)
-        name = url.removeprefix(store.absolute(raw_url)).strip("/") or url.rsplit("/", 1)[-1]
-        columns = [[name] * len(lines), lines, records, rows["_rules"].to_pylist(), rows["_reasons"].to_pylist()]
-        return pa.table(columns, schema=REFUSED_SCHEMA)
-
-    return with_lines
-
-
-def _lines(url: str, records: Sequence[str]) -> list[int | None]:
-    """The number, from 1, of the line that each record is; equal records take their lines in turn."""
-    wanted: dict[str, list[int]] = defaultdict(list)
-    for i in reversed(range(len(records))):
-        wanted[records[i]].append(i)
-    found: list[int | None] = [None] * len(records)
-    fs, path = store.filesystem(url)
-    # As Spark reads text: a line ends with CR, LF or both, a byte order mark is none of it, other bytes become U+FFFD.
-    with fs.open(path, "rt", compression="infer", encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if waiting := wanted.get(line.removesuffix("\n")):
-                found[waiting.pop()] = number
-    return found
+    return rows.groupBy("_file").applyInArrow(positions.look_up(raw_url), positions.REFUSED_COLUMNS)

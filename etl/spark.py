@@ -41,6 +41,8 @@ FIXED_SETTINGS = {"spark.sql.adaptive.enabled": "false"}
 OTHER_SETTINGS = {
     # A shuffle's partitions are planned by repartitionById; what is left are small aggregates.
     "spark.sql.shuffle.partitions": "8",
+    # HotSpot compiles no method of more bytes (HugeMethodLimit): the code for many columns would run interpreted.
+    "spark.sql.codegen.hugeMethodLimit": "8000",
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     # Our own checksums cover every byte; Hadoop's would put a hidden .crc beside each local file.
     "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from etl import clean, read
+from etl.read import idx_files
 from etl.spark import user_errors
 from penstock import store
 from penstock.errors import RawDataError
@@ -62,7 +63,7 @@ def test_the_parts_of_a_file_hold_each_item_once(
     path.write_bytes(pack(idx(IMAGES[:count])))
     found = []
     for part in range(parts):
-        size, *blocks = read._idx_items(f"file://{path}", (4, 3), part, parts)
+        size, *blocks = idx_files._idx_items(f"file://{path}", (4, 3), part, parts)
         assert size == count
         found += [item for block in blocks for item in block]
     assert np.array_equal(np.array(found, np.uint8).reshape(-1, 4, 3), IMAGES[:count])
@@ -153,7 +154,7 @@ def test_a_folder_is_read_as_it_is_counted_and_its_name_is_no_pattern(spark: Spa
 def test_bytes_that_are_no_text_are_refused_and_no_key_is_changed(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a\xe9,1\na\xe8,2\nb,3\n\xff\xfe,x\n")
     df = read.csv(spark, f"file://{tmp_path}", {"name": "string", "n": "int"})
-    refused = clean.refused(clean.check(df, (), True), f"file://{tmp_path}").orderBy("line").collect()
+    refused = clean.refused(clean.check(df, (), ""), (), f"file://{tmp_path}").orderBy("line").collect()
     assert [(row["line"], row["record"]) for row in refused] == [
         (1, "a\ufffd,1"),
         (2, "a\ufffd,2"),
@@ -188,5 +189,5 @@ def test_every_line_of_any_bytes_is_kept_as_it_is_or_refused_with_its_number(
         except UnicodeDecodeError:
             refused.add((i + 2, f"x{name.decode(errors='replace')},{i}"))
     assert {row["name"]: row["n"] for row in df.where("not _malformed").collect()} == kept
-    found = clean.refused(clean.check(df, (), True), f"file://{folder}").collect()
+    found = clean.refused(clean.check(df, (), ""), (), f"file://{folder}").collect()
     assert {(row["line"], row["record"]) for row in found} == refused

@@ -1,103 +1,29 @@
-"""Raw formats: each function gives a DataFrame with one row per raw record, broken ones included.
+"""idx files, the format of MNIST: images of one shape and their labels, in pairs of files.
 
-Beside the record's own columns every reader gives where it came from: `_file` (its URL), `_position` (its
-number in the file, where the reader knows it), `_record` (its text, where it has one), `_malformed` (whether it
-could not be read) and `_why` not. Readers drop nothing and fail only where a whole file is unreadable.
+Source of the format: LeCun, Cortes & Burges, "The MNIST database", "File formats".
 """
 
 from __future__ import annotations
 
 import gzip
-import re
 import struct
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from os import SEEK_CUR
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from penstock import store
 from penstock.errors import RawDataError
 
-CSV_OPTIONS = {
-    "mode": "PERMISSIVE",
-    "escape": '"',  # RFC 4180: a quote inside quotes is written twice
-    "ignoreLeadingWhiteSpace": "true",
-    "ignoreTrailingWhiteSpace": "true",
-}
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_BATCH = 2_000
 MAX_PARTS = 4  # beyond, decompressing what comes before its part is most of what a task does
-
-
-def escaped(url: str) -> str:
-    """The URL for a reader of Spark, which would take `[`, `{`, `*` or `?` in a folder's name as a pattern."""
-    return re.sub(r"([\\{}\[\]*?])", r"\\\1", url)
-
-
-def csv(
-    spark: SparkSession,
-    raw_url: str,
-    columns: Mapping[str, str],
-    *,
-    header: bool = False,
-    nullable: Collection[str] = (),
-) -> DataFrame:
-    """Comma-separated text in UTF-8, plain or compressed, one record a line; blank lines are no records.
-
-    All files of the folder and of those in it are read, as the inventory counts them. `columns` maps every column, in
-    the file's order, to its Spark SQL type. A record is malformed if it has other bytes than UTF-8, another number of
-    fields, a value that is not of its type, or nothing in a column that is not `nullable`.
-    """
-    lines = spark.read.option("recursiveFileLookup", "true").text(escaped(raw_url)).where("trim(value) <> ''")
-    if header:
-        lines = lines.where(F.trim("value") != F.lit(",".join(columns)))
-    typed = ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
-    parsed = F.from_csv("value", f"{typed}, _corrupt string", {**CSV_OPTIONS, "columnNameOfCorruptRecord": "_corrupt"})
-    path = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
-    df = lines.select(
-        path.alias("_file"),
-        F.make_valid_utf8("value").alias("_record"),
-        F.is_valid_utf8("value").alias("_is_text"),
-        parsed.alias("_parsed"),
-    )
-    empty = [f"_parsed.`{name}` IS NULL" for name in columns if name not in set(nullable)]
-    return df.select(
-        *(f"_parsed.`{name}`" for name in columns),
-        "_file",
-        F.lit(None).cast("long").alias("_position"),
-        "_record",
-        F.expr(" OR ".join(["NOT _is_text", "_parsed._corrupt IS NOT NULL", *empty])).alias("_malformed"),
-        _csv_reason(columns, nullable).alias("_why"),
-    )
-
-
-def _csv_reason(columns: Mapping[str, str], nullable: Collection[str]) -> Column:
-    """Says of a malformed record what is wrong with it. Spark computes it for refused rows only."""
-    wrong = []
-    for name, kind in columns.items():
-        bad = f"try_cast(text.`{name}` AS {kind}) IS NULL" + (
-            f" AND text.`{name}` IS NOT NULL" if name in nullable else ""
-        )
-        found = f"coalesce(concat('\\'', text.`{name}`, '\\''), 'nothing')"
-        wrong.append(f"CASE WHEN {bad} THEN concat('{name} must be {kind}, found ', {found}) END")
-    ddl = ", ".join(f"`{name}` string" for name in columns)
-    options = ", ".join(f"'{key}', '{value}'" for key, value in CSV_OPTIONS.items())
-    # A lambda over one element, as SQL has no `let`: the record is parsed once, not once a column.
-    values = (
-        f"transform(array(from_csv(_record, '{ddl}', map({options}))), text -> concat_ws('; ', {', '.join(wrong)}))[0]"
-    )
-    fields = """size(split(regexp_replace(_record, '"[^"]*"', ''), ','))"""  # commas inside quotes part nothing
-    miscounted = f"concat('expected {len(columns)} fields, found ', {fields})"
-    return F.expr(
-        f"CASE WHEN NOT _is_text THEN 'expected UTF-8 text, found other bytes' "
-        f"WHEN {fields} <> {len(columns)} THEN {miscounted} ELSE {values} END"
-    )
 
 
 def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int, ...]) -> DataFrame:
@@ -106,7 +32,7 @@ def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int,
     `images` maps the URL of each file of images to that of its labels, or to None where there are none.
     Columns: `image` (binary, C order), and `label` (long) unless no pair has labels. Where there are more cores than
     pairs, several tasks read a pair, each its part; in a gzip file none can jump to its part, so each decompresses what
-    comes before it. Source of the format: LeCun, Cortes & Burges, "The MNIST database", "File formats".
+    comes before it.
     """
     labelled = all(images.values())
     pairs = list(images.items())
