@@ -12,7 +12,7 @@ from etl.read.records import Format
 from etl.read.records import records as cut
 from penstock import store
 
-NO_TEXT = (b"ORC", b"Obj\x01")  # how ORC and Avro files begin, whose rows have no lines
+NO_TEXT = (b"ORC", b"PAR1", b"Obj\x01")  # how ORC, Parquet and Avro files begin, whose rows have no lines
 
 REFUSED_COLUMNS = "file string, line long, record string, rules array<string>, reasons array<string>"
 REFUSED_SCHEMA = pa.schema(

@@ -35,7 +35,7 @@ from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
 from penstock.rules import Reference, asked
 from penstock.store import RawFile
 
-REVISION = 4  # of this stage's code: raised when the same raw data would give other rows
+REVISION = 5  # of this stage's code: raised when the same raw data would give other rows
 
 AnyCard = TypeVar("AnyCard", Card, CleanCard)
 

@@ -17,6 +17,7 @@ from etl.read.records import Format, first_records, lines
 from penstock.errors import RecipeError
 
 NO_QUOTE = "\ufdd0"  # Spark always has a quote: without one it is a character that Unicode keeps out of texts
+MOST_FIELDS = 1_000_000  # beyond, Spark's parser fails
 FILES_AT_ONCE = 16
 
 
@@ -63,12 +64,13 @@ def csv(
         "escape": quote or NO_QUOTE,  # RFC 4180: a quote inside quotes is written twice
         "ignoreLeadingWhiteSpace": str(trim).lower(),
         "ignoreTrailingWhiteSpace": str(trim).lower(),
+        "maxColumns": str(MOST_FIELDS),
         "multiLine": str(quoted_newlines).lower(),  # else line ends in quotes would all become LF
     }
     urls = listed(raw_url, only)
     damage = damaged(spark, urls, unreadable)
     whole = [url for url in urls if url not in damage]
-    layouts = {"": (list(columns), whole)}
+    layouts: dict[str, tuple[list[str | None], list[str]]] = {"": ([*columns], whole)}
     if header:
         headers = _headers(whole, form, only)
         layouts = drift.layouts(headers, options, columns, aliases or {}, extra_columns) or layouts
@@ -97,14 +99,23 @@ def _parsed(
     nulls: Collection[str],
 ) -> DataFrame:
     names = [name or f"_{i}" for i, name in enumerate(order)]
-    row = F.from_csv("value", ddl(names, [columns.get(name, "string") for name in names]), options)
-    text = F.from_csv("value", ddl(names, ["string"] * len(names)), options)
+    without = F.replace("value", F.lit(options["sep"]))
+    num_bytes = F.octet_length("value")
+    too_many = (num_bytes > MOST_FIELDS) & (num_bytes - F.octet_length(without) >= MOST_FIELDS)
+    value, end = F.col("value"), []
+    if options["quote"] != NO_QUOTE and len(options["sep"]) == 1:
+        # A quote that nothing closes takes in the delimiter at the end, so that a field is missing.
+        value, end = F.concat(value, F.lit(options["sep"])), ["_end"]
+    value = F.when(~too_many, value)
+    kinds = [columns.get(name, "string") for name in names]
+    row = F.from_csv(value, ddl([*names, *end], [*kinds, *["string"] * len(end)]), options)
+    text = F.from_csv(value, ddl([*names, *end], ["string"] * (len(names) + len(end))), options)
     quote = re.escape(options["quote"])
     unquoted = F.regexp_replace("value", f"{quote}[^{quote}]*{quote}", "")  # a delimiter in quotes parts nothing
     found = F.size(F.split(unquoted, re.escape(options["sep"])))
     miscounted = F.concat(F.lit(f"expected {len(names)} fields, found "), found.cast("string"))
-    problem = F.when(
+    problem = F.when(too_many, f"expected {len(names)} fields, found {MOST_FIELDS:,} bytes of delimiters").when(
         F.col("_text").getField(CORRUPT).isNotNull(),
         F.when(found == len(names), "expected quotes in pairs, found one that nothing closes").otherwise(miscounted),
     )
-    return typed(records, columns, row, text, problem, nullable=nullable, nulls=nulls)
+    return typed(records, columns, row, text, problem, doubt=too_many, nullable=nullable, nulls=nulls)

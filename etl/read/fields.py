@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 CORRUPT = "_corrupt"
 INTEGERS = {"tinyint", "byte", "smallint", "short", "int", "integer", "bigint", "long"}
-NOT_FROM_TEXT = ("array", "map", "struct", "binary", "variant")
+NESTED = ("array", "map", "struct", "binary", "variant")
 SHOWN_CHARACTERS = 100
 
 
@@ -26,6 +26,7 @@ def typed(
     problem: Column,
     *,
     doubt: Column | None = None,
+    broken: Mapping[str, Column] | None = None,
     nullable: Collection[str] = (),
     nulls: Collection[str] = (),
 ) -> DataFrame:
@@ -33,7 +34,8 @@ def typed(
 
     `row` is the record as a struct of the columns in their types, with CORRUPT, which is not null where a field could
     not be read; `text` the same of strings. Only where `row` lacks something, or `doubt` is true, `text` is asked, and
-    `problem`, which says in terms of `_text` what is wrong with the record as a whole, or is null.
+    `problem`, which says in terms of `_text` what is wrong with the record as a whole, or is null. `broken` is true
+    where a nested value, of which `row` may hold a part, is not of its type.
     """
     records = records.withColumns({"_row": row, "_is_text": F.is_valid_utf8("value")})
     required = [name for name in columns if name not in set(nullable)]
@@ -44,17 +46,19 @@ def typed(
         *(F.col("_row").getField(name).isNull() for name in required),
         *([] if doubt is None else [doubt]),
     ]
-    records = records.withColumn("_text", F.when(reduce(Column.__or__, doubts), text))
+    records = records.withColumn("_is_doubtful", reduce(Column.__or__, doubts))
+    records = records.withColumn("_text", F.when(F.col("_is_doubtful"), text))
     texts = {name: _known(F.col("_text").getField(name), nulls) for name in columns}
     values = {name: _value(F.col("_row").getField(name), texts[name], kind, nulls) for name, kind in columns.items()}
     wrong = {
         name: values[name].isNull() if name in required else values[name].isNull() & texts[name].isNotNull()
         for name in columns
     }
+    wrong |= {name: wrong[name] | is_broken for name, is_broken in (broken or {}).items()}
     problem = F.coalesce(
         F.col("_problem"), F.when(~F.col("_is_text"), "expected UTF-8 text, found other bytes"), problem
     )
-    malformed = F.col("_text").isNotNull() & (problem.isNotNull() | reduce(Column.__or__, wrong.values()))
+    malformed = F.col("_is_doubtful") & (problem.isNotNull() | reduce(Column.__or__, wrong.values()))
     mistyped = F.concat_ws("; ", *(F.when(wrong[name], _mistyped(name, kind)) for name, kind in columns.items()))
     return records.select(
         *(value.alias(name) for name, value in values.items()),
@@ -91,7 +95,7 @@ def _known(text: Column, nulls: Collection[str]) -> Column:
 def _value(value: Column, text: Column, kind: str, nulls: Collection[str]) -> Column:
     """What Spark read in the field, else what its text means, which is there where Spark could not read all fields."""
     kind = kind.strip().lower()
-    if kind.startswith(NOT_FROM_TEXT):
+    if kind.startswith(NESTED):
         return value
     if kind == "string":
         return _known(value, nulls)

@@ -179,7 +179,7 @@ def _members(raw: IO[bytes], url: str) -> Iterator[tuple[str, Any]]:
         for member in tar:
             if member.isfile():
                 yield member.name, lambda member=member: tar.extractfile(member)
-            tar.members = []  # else it remembers each of a million
+            tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
     while whole.read(CHUNK_BYTES):  # to its end, where its checksum is
         pass
 

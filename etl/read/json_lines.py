@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.read.fields import CORRUPT, ddl, typed
+from etl.read.fields import CORRUPT, NESTED, ddl, typed
 from etl.read.files import damaged, listed, with_damaged
 from etl.read.records import Format, lines
 
@@ -47,5 +47,10 @@ def json_lines(
     if not extra_columns:
         doubt = doubt | (F.size(others) > 0)
         problem = problem.when(F.size(others) > 0, F.concat(F.lit("not expected: "), F.array_join(others, ", ")))
-    df = typed(records, columns, row, text, problem, doubt=doubt, nullable=nullable)
+    broken = {
+        name: F.from_json("value", ddl([name], [kind]), OPTIONS).getField(CORRUPT).isNotNull()
+        for name, kind in columns.items()
+        if kind.strip().lower().startswith(NESTED)
+    }
+    df = typed(records, columns, row, text, problem, doubt=doubt, broken=broken, nullable=nullable)
     return with_damaged(df, spark, damage)

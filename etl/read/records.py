@@ -83,7 +83,7 @@ def lines(
     `urls` may be those of members, to which an archive is then limited. `folder` is the URL that names the same files
     at once, where there is one. Where Spark cuts the lines they are not known, unless they are asked to be `numbered`.
     """
-    by_spark = all(SPARK_READS.search(url) and not ARCHIVE.search(url) for url in urls)
+    by_spark = all(SPARK_READS.search(url) and INSIDE not in url and not ARCHIVE.search(url) for url in urls)
     if urls and by_spark and form.quote is None and form.is_utf8 and not numbered:
         paths = [folder] if folder else list(urls)
         text = spark.read.option("recursiveFileLookup", "true").text([escaped(path) for path in paths])

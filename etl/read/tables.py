@@ -156,9 +156,10 @@ def _column(name: str) -> Column:
 
 
 def _struct(columns: Mapping[str, str]) -> StructType:
-    schema = StructType()
-    for name, kind in columns.items():
-        schema.add(name, kind)
+    names = (name.replace("`", "``") for name in columns)
+    ddl = ", ".join(f"`{name}` {kind}" for name, kind in zip(names, columns.values(), strict=True))
+    schema = StructType.fromDDL(ddl)
+    assert isinstance(schema, StructType)
     return schema
 
 
