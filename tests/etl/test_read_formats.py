@@ -248,6 +248,7 @@ def test_pictures_and_sounds_that_are_none_are_malformed(
     assert all(f"expected {encoding}, found " in why for *_, why in found)
 
 
+@pytest.mark.soak
 def test_mnists_pictures_are_those_of_its_idx_files(spark: SparkSession, mnist_raw: Path) -> None:
     df = files(spark, f"file://{mnist_raw}/mnist_test_png.tar.gz", "png")
     found = df.where("not _malformed").select("path", "content").collect()
@@ -260,7 +261,7 @@ def test_mnists_pictures_are_those_of_its_idx_files(spark: SparkSession, mnist_r
     assert sorted((row["label"], row["count"]) for row in labels)[:2] == [("0", 980), ("1", 1_135)]
 
 
-@pytest.mark.parametrize("unpacked", [False, True], ids=["tar.gz", "folder"])
+@pytest.mark.parametrize("unpacked", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["tar.gz", "folder"])
 def test_spoken_digits_are_all_there(spark: SparkSession, tmp_path: Path, unpacked: bool) -> None:
     url = shared("spoken_digits")
     if unpacked:
