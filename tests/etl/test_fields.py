@@ -117,7 +117,7 @@ def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_every_value_is_published_as_it_was(made: tuple[Path, Built]) -> None:
     out, built = made
-    assert built.clean.rules == {"photo_png": 1}
+    assert built.clean.rules == {"malformed": 0, "photo_png": 1}
     assert built.card.counts == {"raw": 802, "quarantined": 1, "clean": 801, "duplicates": 1, "built": 800}
     assert verify(str(out), Console())[1] == []
     schema = built.card.schema
