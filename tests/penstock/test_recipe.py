@@ -31,7 +31,7 @@ def write_recipe(folder: Path, dataset: str, **others: str) -> str:
 
 
 def test_the_shipped_recipes_are_complete() -> None:
-    assert {"digits", "mnist", "online_retail", "online_retail_customers"} <= set(recipes.shipped())
+    assert {"credit_default", "digits", "mnist", "online_retail", "online_retail_customers"} <= set(recipes.shipped())
     for name in recipes.shipped():
         assert recipes.find(name).dataset().name == name
 
