@@ -1,7 +1,8 @@
 """Raw files to a dataset version: `penstock etl`, `python -m etl.run` and `spark-submit etl/run.py` run this.
 
-Two stages in one pass, read straight down. CLEAN: read, check the rules, keep or refuse each row. BUILD: split,
-shuffle, deduplicate, write, read back, fit. The cards are published last. A version that exists is not made again.
+Two stages in one pass, read straight down in `run`. CLEAN: read, fix, check the rules, keep or refuse each row, protect
+what is personal. BUILD: split, shuffle, deduplicate, write, read back, fit. The cards are published last. A version
+that exists is not made again.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
 from penstock.errors import DatasetError, RawDataError, RecipeError
-from penstock.privacy import PseudonymKey, pseudonym_key
+from penstock.privacy import PseudonymKey, Treatment, pseudonym_key
 from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
-from penstock.rules import Reference, asked
+from penstock.rules import Asked, Reference, asked
 from penstock.store import RawFile
 
 REVISION = 5  # of this stage's code: raised when the same raw data would give other rows
@@ -124,123 +125,69 @@ def etl(
 def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Console) -> Built:
     """Raw files -> clean rows -> shards in one pass: one raw read, one shuffle, one sort, one write, read back.
 
-    Clean rows take the detour over files only where they are to be kept. Refused rows cost a second raw read.
+    Clean rows take the detour over files only where they are to be kept, or where rows are made of several or
+    transforms fitted. Refused rows cost a second read of the files that have some.
     """
-    recipe, raw = job.recipe, store.shown(job.raw_url)
+    recipe, clean_folder = job.recipe, store.join(job.out, "clean")
     schema = recipe.schema if job.labelled else recipe.schema.without_label()
-    private = privacy.asked(recipe, job.labelled)
-    clean_folder, attempt = store.join(job.out, "clean"), uuid.uuid4().hex[:8]
-    clean_data, data = f"data/{job.clean_version}-{attempt}", f"data/{job.version}-{attempt}"
-    quarantine = f"quarantine/{job.clean_version}-{attempt}"
-    data_url, quarantine_url = store.join(job.out, data), store.join(job.out, quarantine)
-    duplicates = f"duplicates/{job.version}-{attempt}"
-    duplicates_url = store.join(job.out, duplicates)
-    rows_url = f"{data_url}-rows"  # on their way, where a recipe's second stage needs them as files
-    clean_url = store.join(clean_folder, clean_data) if job.keep_clean else store.join(rows_url, "clean")
-    with _removed_on_failure(data_url, duplicates_url), _temporary(rows_url):
-        with _removed_on_failure(clean_url, quarantine_url):
-            ask = asked(recipe.fixes, recipe.rules, job.labelled)
-            raw_rows = recipe.read(spark, job.raw_url, job.labelled)
-            if not recipe.quarantine_records:
-                raw_rows = privacy.without_values(raw_rows)
-            if isinstance(recipe.keep, First | Last):
-                raw_rows = clean.located(raw_rows)
-            if ask.expectations:
-                raw_rows = clean.blank(raw_rows)
-            fixed = clean.fix(raw_rows, ask.fixes)
-            checked, counted = clean.check(fixed, ask.rules, job.raw_url), Observation()
-            observed = checked.observe(counted, *counts.aggregates(ask))
-            treated = Observation()
-            rows = privacy.protect(_public(recipe.clean(clean.kept(observed))), private, job.key, treated)
+    attempt = _attempt(job)
+    with _removed_on_failure(attempt.url(attempt.data), attempt.url(attempt.duplicates)), _temporary(attempt.rows_url):
+        with _removed_on_failure(attempt.clean_url, attempt.url(attempt.quarantine)):
+            cleaned = _clean(spark, job)
+            rows = cleaned.rows
             if clean_card and clean_card.data:
                 rows = _kept_rows(spark, clean_folder, clean_card)
             elif job.keep_clean or build.is_needed(recipe):
-                if not job.keep_clean:
-                    store.make_private(rows_url)
-                with console.step("read, check, clean and keep") as update, progress(spark, update):
-                    rows.write.option("compression", "zstd").parquet(clean_url)
-                rows = spark.read.schema(rows.schema).parquet(escaped(clean_url))
-                privacy.check_unmarked(privacy.found(rows, private, recipe.not_private))
-
-            def judged(num_clean: int) -> CleanCard:
-                found = counts.counts(counted.get, ask)
-                if not found.raw:
-                    raise RawDataError(f"raw data: no row in the {len(job.files)} files of {raw}; check --raw")
-                refused = None
-                if found.quarantined:
-                    with console.step("look up the refused rows") as update, progress(spark, update):
-                        store.make_private(quarantine_url)
-                        there = checked.where(counts.bucket("_file").isin(found.refused_in))  # Spark skips other files
-                        refused = clean.refused(there, ask.rules, job.raw_url)
-                        if not recipe.quarantine_records:
-                            refused = privacy.without_records(refused)
-                        refused.write.mode("append").parquet(quarantine_url)
-                        refused = spark.read.parquet(escaped(quarantine_url))
-                counts.check_allowed(found, ask, refused, recipe.max_quarantined, raw)
-                return CleanCard(
-                    version=job.clean_version,
-                    recipe=recipe.name,
-                    data=clean_data if job.keep_clean else None,
-                    quarantine=quarantine if found.quarantined else None,
-                    files=_sizes(clean_url) if job.keep_clean else {},
-                    counts={"raw": found.raw, "clean": num_clean, "quarantined": found.quarantined},
-                    fixes=found.fixes,
-                    rules=found.rules,
-                    warnings=counts.warnings(found, ask),
-                    expectations=found.expectations,
-                    lineage={
-                        "raw_url": job.raw_url,
-                        "raw_files": [asdict(file) for file in job.files],
-                        **_made_by(spark, recipe),
-                    },
-                    private=privacy.done(private, job.key, treated),
-                )
+                rows = _over_files(spark, cleaned, attempt, console)
 
             shards = split.num_shards(sum(file.num_bytes for file in job.files))
-            store.make_private(duplicates_url)
+            store.make_private(attempt.url(attempt.duplicates))
             prepared = None
             if build.is_needed(recipe):
-                clean_card = clean_card or judged(rows.count())
-                frozen, urls = job.transforms, (rows_url, duplicates_url)
-                prepared = build.prepare(spark, rows, recipe, schema, job.labelled, frozen, *urls, console)
+                clean_card = clean_card or _judge(spark, cleaned, rows.count(), attempt, console)
+                urls = attempt.rows_url, attempt.url(attempt.duplicates)
+                prepared = build.prepare(spark, rows, recipe, schema, job.labelled, job.transforms, *urls, console)
                 schema = prepared.schema
                 placed = split.place(prepared.rows, schema, shards)
             else:
                 assigned = split.assign(publish.conform(rows, schema), schema, recipe.split)
                 placed = split.place(assigned, schema, shards, recipe.keep)
-            fit = {} if job.transforms is not None else recipe.fit
             with console.step("clean, shuffle, write and read back") as update, progress(spark, update):
                 written = publish.write(
                     placed,
                     schema,
                     recipe.split,
                     recipe.row_group_bytes,
-                    data_url,
-                    duplicates_url=None if prepared else duplicates_url,
+                    attempt.url(attempt.data),
+                    duplicates_url=None if prepared else attempt.url(attempt.duplicates),
                     most_compared=leakage.MOST_COMPARED // shards,
-                    look_for=privacy.looked_for(schema, private, recipe.not_private),
+                    look_for=privacy.looked_for(schema, cleaned.private, recipe.not_private),
                 )
 
             privacy.check_unmarked(written.personal)
             became = build.counts(prepared, written)
             if not became["duplicates"]:
-                store.remove(duplicates_url)
-            num_clean = became["clean"]
-            clean_card = clean_card or judged(num_clean)
-            if num_clean != clean_card.counts["clean"]:
-                raise DatasetError(f"{clean_card.counts['clean']:,} clean rows, but {num_clean:,} were read; run again")
+                store.remove(attempt.url(attempt.duplicates))
+            clean_card = clean_card or _judge(spark, cleaned, became["clean"], attempt, console)
+            if became["clean"] != clean_card.counts["clean"]:
+                raise DatasetError(
+                    f"{clean_card.counts['clean']:,} clean rows, but {became['clean']:,} were read; run again"
+                )
             store.check_unchanged(job.raw_url, job.files)
             profiles = written.profiles(schema)
-            told = {name: profile.described(found, schema) for name, found in profiles.items()}
-            drift = compare.check_drift(job.out, recipe, schema, told)
-            clean_card = _publish(clean_folder, clean_card, clean_url, quarantine_url)
+            described = {name: profile.described(found, schema) for name, found in profiles.items()}
+            drift = compare.check_drift(job.out, recipe, schema, described)
+            clean_card = _publish(clean_folder, clean_card, attempt.clean_url, attempt.url(attempt.quarantine))
 
+        transforms = job.transforms
+        if transforms is None:
+            transforms = {**transform.fitted(recipe.fit, profiles), **(prepared.transforms if prepared else {})}
         tables = [audit.row_groups for audits in written.audits.values() for audit in audits]
         card = Card(
             version=job.version,
             recipe=recipe.name,
-            data=data,
-            manifest=manifest.write(data_url, tables, schema),
+            data=attempt.data,
+            manifest=manifest.write(attempt.url(attempt.data), tables, schema),
             schema=schema,
             counts={
                 "raw": clean_card.counts["raw"],
@@ -251,17 +198,129 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 name: cards.Split(sum(a.num_rows for a in audits), combine(a.digest for a in audits))
                 for name, audits in written.audits.items()
             },
-            transforms=job.transforms
-            or {**transform.fitted(fit, profiles), **(prepared.transforms if prepared else {})},
-            profile=told,
+            transforms=transforms,
+            profile=described,
             drift=drift,
             lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
             exact_duplicates=(prepared or written).exact_duplicates,
-            duplicates=duplicates if became["duplicates"] else None,
+            duplicates=attempt.duplicates if became["duplicates"] else None,
             leakage=written.leakage,
             private=clean_card.private,
         )
-        return Built(_publish(job.out, card, data_url, duplicates_url), clean_card, reused=False)
+        published = _publish(job.out, card, attempt.url(attempt.data), attempt.url(attempt.duplicates))
+        return Built(published, clean_card, reused=False)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Where one attempt at a version writes: folders of its own, relative to the dataset."""
+
+    job: Job
+    data: str
+    clean: str  # relative to the dataset's `clean`
+    quarantine: str
+    duplicates: str
+
+    def url(self, folder: str) -> str:
+        return store.join(self.job.out, folder)
+
+    @property
+    def rows_url(self) -> str:
+        """Of rows on their way, where a recipe's second stage needs them as files."""
+        return f"{self.url(self.data)}-rows"
+
+    @property
+    def clean_url(self) -> str:
+        kept = store.join(self.job.out, "clean", self.clean)
+        return kept if self.job.keep_clean else store.join(self.rows_url, "clean")
+
+
+def _attempt(job: Job) -> Attempt:
+    number = uuid.uuid4().hex[:8]
+    clean_name, name = f"{job.clean_version}-{number}", f"{job.version}-{number}"
+    return Attempt(job, f"data/{name}", f"data/{clean_name}", f"quarantine/{clean_name}", f"duplicates/{name}")
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Clean rows, which Spark has not computed yet, and what it counts while it does."""
+
+    rows: DataFrame
+    checked: DataFrame  # all raw rows, with the rules that each breaks
+    asked: Asked
+    private: Mapping[str, Treatment]
+    counted: Observation
+    treated: Observation
+
+
+def _clean(spark: SparkSession, job: Job) -> Cleaned:
+    """read -> fix -> check -> keep or refuse -> clean -> protect"""
+    recipe = job.recipe
+    ask, private = asked(recipe.fixes, recipe.rules, job.labelled), privacy.asked(recipe, job.labelled)
+    raw_rows = recipe.read(spark, job.raw_url, job.labelled)
+    if not recipe.quarantine_records:
+        raw_rows = privacy.without_values(raw_rows)
+    if isinstance(recipe.keep, First | Last):
+        raw_rows = clean.located(raw_rows)
+    if ask.expectations:
+        raw_rows = clean.blank(raw_rows)
+    fixed = clean.fix(raw_rows, ask.fixes)
+    checked, counted, treated = clean.check(fixed, ask.rules, job.raw_url), Observation(), Observation()
+    observed = checked.observe(counted, *counts.aggregates(ask))
+    rows = privacy.protect(_public(recipe.clean(clean.kept(observed))), private, job.key, treated)
+    return Cleaned(rows, checked, ask, private, counted, treated)
+
+
+def _over_files(spark: SparkSession, cleaned: Cleaned, attempt: Attempt, console: Console) -> DataFrame:
+    """The clean rows, from files that hold nothing personal."""
+    job, rows = attempt.job, cleaned.rows
+    if not job.keep_clean:
+        store.make_private(attempt.rows_url)
+    with console.step("read, check, clean and keep") as update, progress(spark, update):
+        rows.write.option("compression", "zstd").parquet(attempt.clean_url)
+    rows = spark.read.schema(rows.schema).parquet(escaped(attempt.clean_url))
+    privacy.check_unmarked(privacy.found(rows, cleaned.private, job.recipe.not_private))
+    return rows
+
+
+def _judge(spark: SparkSession, cleaned: Cleaned, num_clean: int, attempt: Attempt, console: Console) -> CleanCard:
+    """The card of the clean rows, once they were read; refused rows are written to quarantine.
+
+    Raises: RawDataError where there is no row, where too many are refused, or a rule ends the job.
+    """
+    job, recipe, raw = attempt.job, attempt.job.recipe, store.shown(attempt.job.raw_url)
+    found, quarantine_url = counts.counts(cleaned.counted.get, cleaned.asked), attempt.url(attempt.quarantine)
+    if not found.raw:
+        raise RawDataError(f"raw data: no row in the {len(job.files)} files of {raw}; check --raw")
+    refused = None
+    if found.quarantined:
+        with console.step("look up the refused rows") as update, progress(spark, update):
+            store.make_private(quarantine_url)
+            there = cleaned.checked.where(counts.bucket("_file").isin(found.refused_in))  # Spark skips other files
+            refused = clean.refused(there, cleaned.asked.rules, job.raw_url)
+            if not recipe.quarantine_records:
+                refused = privacy.without_records(refused)
+            refused.write.mode("append").parquet(quarantine_url)
+            refused = spark.read.parquet(escaped(quarantine_url))
+    counts.check_allowed(found, cleaned.asked, refused, recipe.max_quarantined, raw)
+    return CleanCard(
+        version=job.clean_version,
+        recipe=recipe.name,
+        data=attempt.clean if job.keep_clean else None,
+        quarantine=attempt.quarantine if found.quarantined else None,
+        files=_sizes(attempt.clean_url) if job.keep_clean else {},
+        counts={"raw": found.raw, "clean": num_clean, "quarantined": found.quarantined},
+        fixes=found.fixes,
+        rules=found.rules,
+        warnings=counts.warnings(found, cleaned.asked),
+        expectations=found.expectations,
+        lineage={
+            "raw_url": job.raw_url,
+            "raw_files": [asdict(file) for file in job.files],
+            **_made_by(spark, recipe),
+        },
+        private=privacy.done(cleaned.private, job.key, cleaned.treated),
+    )
 
 
 def _publish(folder: str, card: AnyCard, *attempt_urls: str) -> AnyCard:
