@@ -201,7 +201,7 @@ def test_generated_files_become_what_plain_python_makes_of_them(
 
 @pytest.mark.soak
 @given(data=st.data())
-@settings(FEW, max_examples=150)
+@settings(FEW, max_examples=40)
 def test_many_generated_files_become_what_plain_python_makes_of_them(
     run: Run, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
