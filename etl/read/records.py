@@ -263,10 +263,11 @@ def _left_open(form: Format) -> Callable[[bytes], object]:
     Source: RFC 4180, section 2, rules 5 to 7; as in Spark a quote within an unquoted value is a character of it.
     """
     quote, delimiter = re.escape(form.quote or b""), re.escape(form.delimiter)
-    space = rb"[ \t]*+" if form.trim else b""
-    quoted = b"%b%b(?:[^%b]++|%b%b)*+" % (space, quote, quote, quote, quote)
-    value = b"(?:%b%b|(?!%b%b))(?:(?!%b).)*+%b" % (quoted, quote, space, quote, delimiter, delimiter)
-    return re.compile(b"(?:%b)*+%b$" % (value, quoted), re.DOTALL).match
+    space = rb"[ \t]*" if form.trim else b""
+    # No possessive quantifiers, which Python 3.11 gets wrong before 3.11.5: no part can match in a second way anyhow.
+    quoted = b"%b%b[^%b]*(?:%b%b[^%b]*)*" % (space, quote, quote, quote, quote, quote)
+    value = b"(?:%b%b(?!%b)|(?!%b%b))(?:(?!%b).)*%b" % (quoted, quote, quote, space, quote, delimiter, delimiter)
+    return re.compile(b"(?:%b)*%b$" % (value, quoted), re.DOTALL).match
 
 
 def _taken(text: bytes, cut: Cut) -> pa.BinaryArray:

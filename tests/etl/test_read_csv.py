@@ -369,7 +369,7 @@ def test_online_retail_of_305_days(spark: SparkSession, tmp_path: Path, unpacked
     url = shared("online_retail")
     if unpacked:
         with tarfile.open(SHARED_DATA / "online_retail" / "online_retail_by_day_full.tar.gz") as archive:
-            archive.extractall(tmp_path, filter="data")
+            archive.extractall(tmp_path)
         url = f"file://{tmp_path}"
     df = csv(spark, url, RETAIL, header=True, nullable=("Description", "CustomerID"), only="*.csv")
     counts = df.agg(

@@ -266,7 +266,7 @@ def test_spoken_digits_are_all_there(spark: SparkSession, tmp_path: Path, unpack
     url = shared("spoken_digits")
     if unpacked:
         with tarfile.open(SHARED_DATA / "spoken_digits" / "recordings.tar.gz") as archive:
-            archive.extractall(tmp_path, filter="data")
+            archive.extractall(tmp_path)
         url = f"file://{tmp_path}"
     df = files(spark, url, "wav")
     digit = F.regexp_extract("path", r"([0-9])_[a-z]+_[0-9]+\.wav$", 1)
