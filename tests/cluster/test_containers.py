@@ -55,25 +55,27 @@ def answer(name: str, port: int) -> Any:
 
 def test_hdfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HADOOP_CONF_DIR", str(ROOT / "cluster" / "conf"))  # as in the containers that write
-    names = ("NAMENODE", "NAMENODE_HTTP", "DATANODE_BIND", "DATANODE_HTTP", "DATANODE_IPC")
-    ports = {name: free_port() for name in names}
+    ports = {name: free_port() for name in ("NAMENODE", "NAMENODE_HTTP")}
     addresses = {name: f"{HOST}:{port}" for name, port in ports.items()} | {"BIND": HOST}
-    with ExitStack() as stack:
-        for name, port in (("namenode", ports["NAMENODE_HTTP"]), ("datanode-0", ports["DATANODE_HTTP"])):
-            stack.enter_context(running(name, tmp_path, **addresses))
-            answer(name, port)
-        url, until = f"hdfs://{addresses['NAMENODE']}/file", time.monotonic() + UP_S
-        while not live(ports["NAMENODE_HTTP"]):
-            assert time.monotonic() < until
-            time.sleep(0.3)
-        store.write(url, memoryview(b"kept"))
-        assert store.read_bytes(url) == b"kept"
+    addresses |= dict.fromkeys(("DATANODE_BIND", "DATANODE_HTTP", "DATANODE_IPC"), f"{HOST}:0")
+    with running("namenode", tmp_path, **addresses):
+        answer("namenode", ports["NAMENODE_HTTP"])
+        with running("datanode-0", tmp_path, **addresses):
+            until = time.monotonic() + UP_S
+            while not (nodes := live(ports["NAMENODE_HTTP"])):
+                assert time.monotonic() < until
+                time.sleep(0.3)
+            answer("datanode-0", int(nodes.popitem()[1]["infoAddr"].split(":")[1]))
+            url = f"hdfs://{addresses['NAMENODE']}/file"
+            store.write(url, memoryview(b"kept"))
+            assert store.read_bytes(url) == b"kept"
 
 
 def live(port: int) -> Any:
     query = "Hadoop:service=NameNode,name=NameNodeInfo"
     with urllib.request.urlopen(f"http://{HOST}:{port}/jmx?qry={query}", timeout=5) as found:
-        return json.loads(json.load(found)["beans"][0]["LiveNodes"])
+        beans = json.load(found)["beans"]  # none while the NameNode starts
+    return json.loads(beans[0]["LiveNodes"]) if beans else {}
 
 
 def test_spark(tmp_path: Path) -> None:
