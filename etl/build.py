@@ -66,7 +66,7 @@ def prepare(
         ranked = _ranked(clean_rows, recipe)
         unique = rows = ranked.where("_rank = 1").drop("_rank", "_first", PLACE)
         if recipe.build is not None:
-            unique = _over_parquet(spark, unique, store.join(rows_url, "unique"))
+            unique = over_parquet(spark, unique, store.join(rows_url, "unique"))
             rows = recipe.build(unique, labelled)
             if USED not in rows.columns:
                 raise RecipeError(
@@ -75,7 +75,7 @@ def prepare(
                 )
         as_they_are = tuple(field for field in schema.fields if field.name not in recipe.transforms)
         publish.conform(rows, Schema(as_they_are, schema.key, schema.label), "build()" if recipe.build else "clean()")
-        rows = _over_parquet(spark, split.assign(rows, schema, recipe.split), store.join(rows_url, "built"))
+        rows = over_parquet(spark, split.assign(rows, schema, recipe.split), store.join(rows_url, "built"))
         num_clean, num_unique = clean_rows.count(), (unique if recipe.build else rows).count()
         counts = {"clean": num_clean, "duplicates": num_clean - num_unique}
         if recipe.build is not None:
@@ -149,6 +149,7 @@ def _used(rows: DataFrame, num_unique: int) -> dict[str, int]:
     return {"left_out": num_unique - used, "used": used}
 
 
-def _over_parquet(spark: SparkSession, rows: DataFrame, url: str) -> DataFrame:
+def over_parquet(spark: SparkSession, rows: DataFrame, url: str) -> DataFrame:
+    """The same rows, from files."""
     rows.write.option("compression", "zstd").parquet(url)
     return spark.read.schema(rows.schema).parquet(escaped(url))

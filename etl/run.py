@@ -277,8 +277,7 @@ def _over_files(spark: SparkSession, cleaned: Cleaned, attempt: Attempt, console
     if not job.keep_clean:
         store.make_private(attempt.rows_url)
     with console.step("read, check, clean and keep") as update, progress(spark, update):
-        rows.write.option("compression", "zstd").parquet(attempt.clean_url)
-    rows = spark.read.schema(rows.schema).parquet(escaped(attempt.clean_url))
+        rows = build.over_parquet(spark, rows, attempt.clean_url)
     privacy.check_unmarked(privacy.found(rows, cleaned.private, job.recipe.not_private))
     return rows
 

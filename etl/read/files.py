@@ -101,6 +101,18 @@ def planned(spark: SparkSession, urls: Collection[str]) -> list[list[Part]]:
     return [work[i::num_tasks] for i in range(num_tasks)]
 
 
+def by_task(
+    spark: SparkSession, num_tasks: int, read: Callable[[int], Iterator[pa.RecordBatch]], columns: str
+) -> DataFrame:
+    """What `read` gives in each of so many tasks, which it is told the number of; `columns` in Spark's SQL."""
+
+    def read_all(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
+            yield from read(i)
+
+    return spark.range(0, num_tasks, 1, num_tasks).mapInArrow(read_all, columns)
+
+
 def streams(part: Part, only: str = "*") -> Iterator[Stream]:
     """The file, or those of an archive's members that are like `only`, each to be read before the next.
 
@@ -200,16 +212,15 @@ def damaged(
     num_tasks = min(len(doubtful), TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
     read_through = check or _decompress
 
-    def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
-            for url in doubtful[i::num_tasks]:
-                try:
-                    with reading(url):
-                        read_through(url)
-                except RawDataError as error:
-                    yield pa.RecordBatch.from_pydict({"url": [url], "why": [str(error)]})
+    def read(task: int) -> Iterator[pa.RecordBatch]:
+        for url in doubtful[task::num_tasks]:
+            try:
+                with reading(url):
+                    read_through(url)
+            except RawDataError as error:
+                yield pa.RecordBatch.from_pydict({"url": [url], "why": [str(error)]})
 
-    found = spark.range(0, num_tasks, 1, num_tasks).mapInArrow(read, "url string, why string")
+    found = by_task(spark, num_tasks, read, "url string, why string")
     return {row["url"]: row["why"] for row in found.collect()}
 
 

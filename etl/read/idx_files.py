@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from etl.read.files import by_task
 from penstock import store
 from penstock.errors import RawDataError
 
@@ -38,15 +39,12 @@ def idx(spark: SparkSession, images: Mapping[str, str | None], shape: tuple[int,
     pairs = list(images.items())
     parts = min(MAX_PARTS, max(1, spark.sparkContext.defaultParallelism // len(pairs)))
 
-    def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
-            image_url, label_url = pairs[i // parts]
-            yield from _idx_pair(image_url, label_url, shape, labelled, i % parts, parts)
+    def read(task: int) -> Iterator[pa.RecordBatch]:
+        image_url, label_url = pairs[task // parts]
+        return _idx_pair(image_url, label_url, shape, labelled, task % parts, parts)
 
     columns = "image binary, " + ("label long, " if labelled else "")
-    num_tasks = len(pairs) * parts
-    one_per_task = spark.range(0, num_tasks, 1, num_tasks)
-    df = one_per_task.mapInArrow(read, columns + "_file string, _position long")
+    df = by_task(spark, len(pairs) * parts, read, columns + "_file string, _position long")
     no_text = F.lit(None).cast("string")
     return df.withColumns({"_record": no_text, "_malformed": F.lit(False), "_why": no_text})
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.read.files import ARCHIVE, INSIDE, Part, planned, streams
+from etl.read.files import ARCHIVE, INSIDE, Part, by_task, planned, streams
 from penstock.errors import RecipeError
 
 BLOCK_BYTES = 4 << 20
@@ -98,12 +98,11 @@ def lines(
     members = frozenset(url for url in urls if INSIDE in url)
     columns = "value binary, _file string, _position long, _problem string"
 
-    def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
-            for part in tasks[i]:
-                yield from _records_of(part, form, only, members)
+    def read(task: int) -> Iterator[pa.RecordBatch]:
+        for part in tasks[task]:
+            yield from _records_of(part, form, only, members)
 
-    df = spark.range(0, len(tasks), 1, len(tasks)).mapInArrow(read, columns)
+    df = by_task(spark, len(tasks), read, columns)
     return df.withColumn("value", F.col("value").cast("string"))
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.read.files import Stream, damaged, listed, planned, streams, with_damaged
+from etl.read.files import Stream, by_task, damaged, listed, planned, streams, with_damaged
 from etl.read.records import Format, decoded
 from penstock import encoded
 from penstock.errors import RecipeError
@@ -52,20 +52,20 @@ def contents(
     """`path`, `value` (a string where `kind` is a Format), `_file`, `_problem`, and `_position`, which is null."""
     tasks = planned(spark, urls)
 
-    def read(numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def read(task: int) -> Iterator[pa.RecordBatch]:
         batch: list[tuple[str, bytes, str | None]] = []
-        for i in (i for batch in numbers for i in batch.column(0).to_pylist()):
-            for part in tasks[i]:
-                for stream in streams(part, only):
-                    value = _whole(stream)
-                    batch.append((stream.url, *_looked_at(value, kind)))
-                    if sum(len(value) for _, value, _ in batch) >= BATCH_BYTES:
-                        yield _batch(batch)
-                        batch = []
+        num_bytes = 0
+        for stream in (stream for part in tasks[task] for stream in streams(part, only)):
+            value, problem = _looked_at(_whole(stream), kind)
+            batch.append((stream.url, value, problem))
+            num_bytes += len(value)
+            if num_bytes >= BATCH_BYTES:
+                yield _batch(batch)
+                batch, num_bytes = [], 0
         if batch:
             yield _batch(batch)
 
-    df = spark.range(0, len(tasks), 1, len(tasks)).mapInArrow(read, "value binary, _file string, _problem string")
+    df = by_task(spark, len(tasks), read, "value binary, _file string, _problem string")
     path = F.ltrim(F.substring("_file", F.lit(len(raw_url) + 1), F.length("_file")), F.lit("!/"))
     return df.withColumns(
         {

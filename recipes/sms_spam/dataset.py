@@ -18,7 +18,7 @@ CC BY 4.0.
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.read import escaped
+from etl.read import csv
 from penstock.privacy import Derive, Mask
 from penstock.recipe import Rule, Split
 from penstock.schema import Field, Schema
@@ -45,20 +45,10 @@ rules = (Rule("label_known", "label in ('ham', 'spam')", "the label must be ham 
 
 
 def read(spark: SparkSession, raw_url: str, labelled: bool) -> DataFrame:
-    lines = spark.read.option("recursiveFileLookup", "true").text(escaped(raw_url)).where("trim(value) <> ''")
-    names = ["label", "text"] if labelled else ["text"]
-    values = F.split("value", "\t", -1)
-    is_record = F.size(values) == len(names)
-    return lines.select(
-        *(F.when(is_record, values[i]).alias(name) for i, name in enumerate(names)),
-        F.col("_metadata.file_path").alias("_file"),
-        F.lit(None).cast("long").alias("_position"),
-        F.col("value").alias("_record"),
-        (~is_record).alias("_malformed"),
-        F.when(~is_record, F.format_string(f"expected {len(names)} fields, found %d", F.size(values))).alias("_why"),
-    )
+    columns = {**({"label": "string"} if labelled else {}), "text": "string"}
+    return csv(spark, raw_url, columns, delimiter="\t", quote=None, trim=False, nullable=("text",))
 
 
 def clean(df: DataFrame) -> DataFrame:
-    df = df.withColumn("text", F.regexp_replace("text", BRITISH, "<phone>"))
+    df = df.withColumn("text", F.regexp_replace(F.coalesce("text", F.lit("")), BRITISH, "<phone>"))
     return df.withColumn("label", (F.col("label") == "spam").cast("long")) if "label" in df.columns else df
