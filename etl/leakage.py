@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from penstock.digest import U64
+from penstock.digest import U64, distinct
 
 MOST_COMPARED = 16_000_000  # hashes that the driver holds, 9 bytes each
 ALL = 2**64
@@ -49,7 +49,7 @@ class Sketch:
 def sketch(hashes_of: Sequence[tuple[str, U64]], most: int) -> Sketch:
     """Of the hashes of each split (it may come several times) the smallest `most`."""
     splits = tuple(sorted({name for name, _ in hashes_of}))
-    unique = {name: np.unique(np.concatenate([h for n, h in hashes_of if n == name])) for name in splits}
+    unique = {name: distinct(np.concatenate([h for n, h in hashes_of if n == name])) for name in splits}
     hashes = np.concatenate([np.zeros(0, np.uint64), *unique.values()])
     codes = np.repeat(np.arange(len(splits), dtype=np.uint8), [len(h) for h in unique.values()])
     if len(hashes) <= most:
@@ -66,6 +66,6 @@ def in_several_splits(sketches: Sequence[Sketch]) -> tuple[int, float]:
         below = found.hashes < limit if limit < ALL else np.ones(len(found.hashes), bool)
         for code, name in enumerate(found.splits):
             of_split.setdefault(name, []).append(found.hashes[below & (found.codes == code)])
-    per_split = [np.unique(np.concatenate(found)) for found in of_split.values()]
+    per_split = [distinct(np.concatenate(found)) for found in of_split.values()]
     times = np.unique(np.concatenate([np.zeros(0, np.uint64), *per_split]), return_counts=True)[1]
     return int((times > 1).sum()), limit / ALL

@@ -132,10 +132,15 @@ def write(
         groups: list[tuple[str, U64]] = []
         found: dict[str, Counter[str]] = defaultdict(Counter)
 
+        def look(rows: pa.Table) -> None:
+            for column, kinds in (look_for or {}).items():
+                found[column] += personal.found(rows[column], kinds)
+
         def written(name: str, rows: pa.Table) -> pa.RecordBatch:
             nonlocal num_files
             file = f"split={name}/{shard}-{num_files:05d}.parquet"
             num_files += 1
+            look(rows)
             store.write(store.join(data_url, file), parquet(rows, schema, row_group_bytes))
             audit = audit_file(data_url, file, name, schema, profiled=True)
             assert audit.contents is not None
@@ -146,8 +151,6 @@ def write(
         pending_bytes: dict[str, int] = defaultdict(int)
         for batch, is_first, others in _with_firsts(batches, schema, split):
             dropped += [] if others is None else [others]
-            for column, kinds in (look_for or {}).items():
-                found[column] += personal.found(batch.column(column), kinds)
             splits = batch.column("split")
             for name in splits.unique().to_pylist():
                 _check_name(name)
@@ -169,6 +172,7 @@ def write(
             yield written(name, pa.concat_tables(tables))
         listed = pa.concat_tables(dropped) if dropped else None
         if listed is not None and duplicates_url is not None:
+            look(listed)
             store.write(store.join(duplicates_url, f"{shard}.parquet"), _list_of(listed))
         yield _record(
             file=f"{shard}.parquet",

@@ -191,15 +191,21 @@ def mask(values: pa.Array, kinds: Collection[str]) -> tuple[pa.Array, dict[str, 
     return values, changed
 
 
-def found(values: pa.Array, kinds: Collection[str]) -> Counter[str]:
+def found(values: pa.Array | pa.ChunkedArray, kinds: Collection[str]) -> Counter[str]:
     """How many texts hold each kind, for `looks_personal`; those of whole codes apart, and how many codes there are."""
     kinds = [name for name in LOOKED_FOR if name in kinds]
-    counts = Counter(code=pc.sum(pc.match_substring_regex(values, CODE)).as_py() or 0)
-    candidates = values.filter(pc.match_substring_regex(values, "|".join(LOOKED_FOR[name].hint for name in kinds)))
+    counted = values.value_counts()  # a text that comes often is looked at once
+    texts, times = counted.field("values"), counted.field("counts")
+    counts = Counter(code=pc.sum(times.filter(pc.match_substring_regex(texts, CODE))).as_py() or 0)
+    is_candidate = pc.match_substring_regex(texts, "|".join(LOOKED_FOR[name].hint for name in kinds))
+    texts, times = texts.filter(is_candidate), times.filter(is_candidate)
     for name in kinds:
-        for text in candidates.filter(pc.match_substring_regex(candidates, LOOKED_FOR[name].hint)).to_pylist():
+        is_candidate = pc.match_substring_regex(texts, LOOKED_FOR[name].hint)
+        for text, number in zip(
+            texts.filter(is_candidate).to_pylist(), times.filter(is_candidate).to_pylist(), strict=True
+        ):
             if any(True for _ in LOOKED_FOR[name].spans(text)):
-                counts[f"{name} code" if re.match(CODE, text) else name] += 1
+                counts[f"{name} code" if re.match(CODE, text) else name] += number
     return counts
 
 

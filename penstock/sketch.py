@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.digest import U64, splitmix64
+from penstock.digest import U64, distinct, splitmix64
 
 MAX_BINS = 1024
 MAX_HASHES = 512
@@ -106,7 +106,7 @@ def _of_block(x: npt.NDArray[Any], weights: I64 | None, before: Numbers) -> Numb
         shift, keys, counts = _collapsed(0, keys, counts)
     else:
         hashes = splitmix64(keys)
-        hashes = smallest(np.unique(hashes[hashes < before.hashes[-1]]))
+        hashes = smallest(distinct(hashes[hashes < before.hashes[-1]]))
         keys, counts = _grouped(keys >> np.uint64(shift), weights)
     count = len(x) if weights is None else int(weights.sum())
     low, high = x.min().item() + 0, x.max().item() + 0  # so that -0.0 is 0.0
@@ -126,7 +126,7 @@ def merge(parts: Sequence[Numbers]) -> Numbers:
     hashes = NO_KEYS
     if shift:
         all_hashes = [splitmix64(part.keys) if part.is_whole else part.hashes for part in there]
-        hashes = smallest(np.unique(np.concatenate(all_hashes)))
+        hashes = smallest(distinct(np.concatenate(all_hashes)))
     return Numbers(
         count=sum(part.count for part in there),
         nan=sum(part.nan for part in there),

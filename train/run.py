@@ -298,9 +298,12 @@ def differences(folder: Path, recipe: Recipe, data_url: str, card: Card, config:
 def _same_run_or_new(
     folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig, anyway: bool, console: Console
 ) -> None:
-    """Writes config.json and card.json into a new run folder; compares with those of an old one."""
+    """Writes config.json and card.json into a new run folder; compares with those of an old one.
+
+    What was refused before it started has left nothing to go on with: its folder counts as new.
+    """
     earlier: list[Any] = []
-    if (folder / "config.json").exists():
+    if (folder / "starts.jsonl").exists():
         if not (differs := differences(folder, recipe, data_url, card, config)):
             return
         if not anyway:

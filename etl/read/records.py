@@ -107,9 +107,12 @@ def lines(
 
 
 def file_url() -> Column:
-    """The URL of the file that Spark reads a row of, as `store.absolute` writes it."""
-    path = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
-    return F.regexp_replace(path, "^file:/(?!/)", "file:///")
+    """The URL of the file that Spark reads a row of, as `store.absolute` writes it; most need no change of any kind."""
+    path = F.col("_metadata.file_path")
+    decoded = F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
+    path = F.when(F.contains(path, F.lit("%")), decoded).otherwise(path)
+    has_one_slash = path.startswith("file:/") & ~path.startswith("file://")
+    return F.when(has_one_slash, F.regexp_replace(path, "^file:/", "file:///")).otherwise(path)
 
 
 def escaped(url: str) -> str:

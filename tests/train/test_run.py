@@ -271,6 +271,15 @@ def test_a_damaged_file_leaves_no_predictions(recipe: Path, dataset: Path, tmp_p
     assert not (tmp_path / "p.parquet").exists()
 
 
+def test_what_was_refused_before_its_first_step_leaves_the_folder_to_another_run(
+    recipe: Path, dataset: Path, tmp_path: Path
+) -> None:
+    refused = ["train", "mnist", "--data", str(dataset), "--out", str(tmp_path / "run")]
+    assert cli.main(refused) == 1
+    assert (tmp_path / "run" / "status.json").exists()
+    start(recipe, dataset, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
