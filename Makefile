@@ -21,7 +21,8 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 	    '  docs/adding_a_recipe.md: your own data'
 
 test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered -m "not soak and not cluster" tests
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered \
+	    -m "not soak and not cluster" tests
 
 test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop
 	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster

@@ -28,6 +28,7 @@ REFUSED_SCHEMA = pa.schema(
 
 def look_up(raw_url: str) -> Callable[[pa.Table], pa.Table]:
     """What gives the refused rows of one file, with `_rules` and `_reasons`, as quarantine keeps them."""
+    folder = store.raw_folder(store.absolute(raw_url))
 
     def with_lines(rows: pa.Table) -> pa.Table:
         url = rows["_file"][0].as_py()
@@ -35,14 +36,13 @@ def look_up(raw_url: str) -> Callable[[pa.Table], pa.Table]:
         if "://" in url and any(n is None and r is not None for n, r in zip(lines, records, strict=True)):
             lines = _lines(url, records)
         rest = [rows["_rules"].to_pylist(), rows["_reasons"].to_pylist()]
-        return pa.table([[_name(url, raw_url)] * len(lines), lines, records, *rest], schema=REFUSED_SCHEMA)
+        return pa.table([[_name(url, folder)] * len(lines), lines, records, *rest], schema=REFUSED_SCHEMA)
 
     return with_lines
 
 
-def _name(url: str, raw_url: str) -> str:
-    """A file's path below the raw URL, of one in an archive with the archive's; a table's name as it is."""
-    folder = store.absolute(raw_url)
+def _name(url: str, folder: str) -> str:
+    """A file's path below the raw folder, of one in an archive with the archive's; a table's name as it is."""
     if url == folder or url.startswith(f"{folder}{INSIDE}"):
         folder = folder.rpartition("/")[0]
     return url.removeprefix(folder).strip("/")

@@ -463,7 +463,9 @@ def parser() -> argparse.ArgumentParser:
         "penstock etl mnist --raw /data/mnist --out /data/mnist_dataset",
     )
     made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with dataset.py")
-    made.add_argument("--raw", required=True, metavar="URL", help="a raw file, or the folder of the raw files")
+    made.add_argument(
+        "--raw", required=True, metavar="URL", help="a raw file, a folder, or a pattern such as 'raw/2011-*'"
+    )
     made.add_argument("--out", required=True, metavar="URL", help="the dataset's folder; versions are added to it")
     made.add_argument("--frozen", metavar="URL", help="use the transforms of this dataset (or card file), fit nothing")
     made.add_argument("--unlabelled", action="store_true", help="the raw data has no label: rows to be scored")

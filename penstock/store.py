@@ -27,6 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 from penstock.errors import DatasetError, RawDataError, StorageError
 
 LEADS_OUT = r"^$|^/|(^|/)\.\.(/|$)|://|\\"  # of a relative path that must not leave its folder
+WILDCARD = re.compile(r"[*?\[]")  # of a pattern as fsspec knows them; `**` is any number of folders
 CHUNK_BYTES = 4 << 20
 # hdfs-native waits for a NameNode that does not answer for three minutes, silently; the feed has a patience of its own,
 # and tells what it waits for.
@@ -267,38 +268,60 @@ def check_writable(url: str) -> None:
 
 def check_apart(out: str, raw_url: str) -> None:
     """Raises: StorageError where a dataset at `out` would lie among its raw files."""
+    raw_fs, raw_path = filesystem(raw_url)
+    roots = _raw_roots(raw_url) or [raw_path]
     for name in ("cards", "data", "clean", "quarantine"):
-        if _lies_in(join(out, name), raw_url):
+        fs, path = filesystem(join(out, name))
+        if fs == raw_fs and any(_lies_in(path, root, fs) for root in roots):
             raise StorageError(
                 f"{shown(out)}: the dataset lies in the raw data's folder, and would be raw data to the next run; "
                 f"choose another place"
             )
 
 
-def _lies_in(url: str, folder: str) -> bool:
-    (fs, path), (folder_fs, folder_path) = filesystem(url), filesystem(folder)
+def _lies_in(path: str, folder: str, fs: fsspec.AbstractFileSystem) -> bool:
     if isinstance(fs, LocalFileSystem):
-        path, folder_path = os.path.realpath(path), os.path.realpath(folder_path)
-    return fs == folder_fs and PurePosixPath(path).is_relative_to(folder_path)
+        path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return PurePosixPath(path).is_relative_to(folder)
+
+
+def raw_folder(raw_url: str) -> str:
+    """What the names of raw files are relative to: the URL, or of a pattern the folder above its first wildcard.
+
+    A URL that names what is there is none, whatever signs are in it.
+    """
+    fs, path = filesystem(raw_url)
+    if not WILDCARD.search(path) or fs.exists(path):
+        return raw_url
+    return WILDCARD.split(raw_url)[0].rpartition("/")[0]
+
+
+def _raw_roots(raw_url: str) -> dict[str, dict[str, Any]]:
+    """Path -> fsspec's info of what the raw URL names: a file, a folder, or all that are like a pattern."""
+    fs, path = filesystem(raw_url)
+    with storage_errors(raw_url):
+        if raw_folder(raw_url) != raw_url:
+            return dict(fs.glob(path, detail=True))
+        return {path: fs.info(path)} if fs.exists(path) else {}
 
 
 def raw_urls(raw_url: str) -> dict[str, str]:
-    """The raw files below a URL (or the one file that it names): name -> URL, sorted, as `inventory` has them."""
-    found = _raw_files(raw_url)
-    return {name: raw_url if path == filesystem(raw_url)[1] else join(raw_url, name) for name, path, _ in found}
+    """The raw files that a URL or pattern names: name -> URL, sorted, as `inventory` has them."""
+    path, folder = filesystem(raw_url)[1], raw_folder(raw_url)
+    return {name: raw_url if at == path else join(folder, name) for name, at, _ in _raw_files(raw_url)}
 
 
 def _raw_files(raw_url: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Name relative to the URL, path and fsspec's info of each raw file: those that Spark reads, also in folders."""
-    fs, root = filesystem(raw_url)
+    """Name relative to `raw_folder`, path and fsspec's info of each raw file that Spark would read, also in folders."""
+    fs, folder = filesystem(raw_folder(raw_url))
+    if not (roots := _raw_roots(raw_url)):
+        raise RawDataError(f"raw data: nothing at {shown(raw_url)}; check --raw")
+    found: dict[str, dict[str, Any]] = {}
     with storage_errors(raw_url):
-        if not fs.exists(root):
-            raise RawDataError(f"raw data: nothing at {shown(raw_url)}; check --raw")
-        found: dict[str, dict[str, Any]] = {root: fs.info(root)} if fs.isfile(root) else fs.find(root, detail=True)
-    names = {
-        path: os.path.basename(path) if path == root else str(PurePosixPath(path).relative_to(root)) for path in found
-    }
-    return [(name, path, found[path]) for path, name in sorted(names.items()) if not NO_DATA.search(name)]
+        for root, info in roots.items():
+            found |= fs.find(root, detail=True) if info["type"] == "directory" else {root: info}
+    names = {at: os.path.basename(at) if at == folder else str(PurePosixPath(at).relative_to(folder)) for at in found}
+    return [(name, at, found[at]) for at, name in sorted(names.items()) if not NO_DATA.search(name)]
 
 
 def check_unchanged(raw_url: str, files: Sequence[RawFile]) -> None:

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from etl.read import drift
 from etl.read.fields import CORRUPT, ddl, typed
-from etl.read.files import damaged, listed, with_damaged
+from etl.read.files import damaged, listed, names_all, with_damaged
 from etl.read.records import Format, first_records, lines
 from penstock.errors import RecipeError
 
@@ -74,7 +74,7 @@ def csv(
     if header:
         headers = _headers(whole, form, only)
         layouts = drift.layouts(headers, options, columns, aliases or {}, extra_columns) or layouts
-    folder = raw_url if len(layouts) == 1 and only == "*" and not damage else None
+    folder = raw_url if len(layouts) == 1 and names_all(raw_url, only) and not damage else None
     parts = []
     for line, (order, files) in layouts.items():
         records = lines(spark, files, form, only, folder=folder).where("trim(value) <> ''")

@@ -81,6 +81,11 @@ def listed(raw_url: str, only: str = "*", archives: bool = True) -> list[str]:
     return found
 
 
+def names_all(raw_url: str, only: str) -> bool:
+    """Whether Spark finds the same files at the raw URL by itself."""
+    return only == "*" and store.raw_folder(raw_url) == raw_url
+
+
 def _is_like(name: str, only: str) -> bool:
     names = (name.lower(), COMPRESSED.sub("", name.lower()))
     return any(fnmatch.fnmatchcase(shown, only.lower()) for shown in names)

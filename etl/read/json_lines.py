@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from etl.read.fields import CORRUPT, NESTED, ddl, typed
-from etl.read.files import damaged, listed, with_damaged
+from etl.read.files import damaged, listed, names_all, with_damaged
 from etl.read.records import Format, lines
 
 OPTIONS = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
@@ -33,7 +33,7 @@ def json_lines(
     urls = listed(raw_url, only)
     damage = damaged(spark, urls, unreadable)
     whole = [url for url in urls if url not in damage]
-    folder = raw_url if only == "*" and not damage else None
+    folder = raw_url if names_all(raw_url, only) and not damage else None
     records = lines(spark, whole, Format(encoding), only, folder=folder).where("trim(value) <> ''")
     row = F.from_json("value", ddl(list(columns), list(columns.values())), OPTIONS)
     text = F.from_json("value", ddl(list(columns), ["string"] * len(columns)), OPTIONS)

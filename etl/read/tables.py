@@ -96,7 +96,7 @@ def table(
     except AnalysisException as error:
         raise RawDataError(f"raw data: Spark's catalog has no table {name!r}; check its name") from error
     drift.check_types({f"table {name}": _types(df.schema)}, _types(_struct(columns)), extra_columns)
-    inside = store.absolute(raw_url)
+    inside = store.raw_folder(store.absolute(raw_url))
     files = [store.absolute(unquote(file)) for file in df.inputFiles()]
     if not files or any(file != inside and not file.startswith(f"{inside}/") for file in files):
         found = store.shown(files[0].rpartition("/")[0]) if files else "no files"

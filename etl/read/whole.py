@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from etl.read.files import Stream, by_task, damaged, listed, planned, streams, with_damaged
 from etl.read.records import Format, decoded
-from penstock import encoded
+from penstock import encoded, store
 from penstock.errors import RecipeError
 
 ENDINGS = {"png": "*.png", "jpeg": "*.jp*g", "wav": "*.wav", "npy": "*.npy", "npz": "*.npz"}
@@ -66,7 +66,7 @@ def contents(
             yield _batch(batch)
 
     df = by_task(spark, len(tasks), read, "value binary, _file string, _problem string")
-    path = F.ltrim(F.substring("_file", F.lit(len(raw_url) + 1), F.length("_file")), F.lit("!/"))
+    path = F.ltrim(F.substring("_file", F.lit(len(store.raw_folder(raw_url)) + 1), F.length("_file")), F.lit("!/"))
     return df.withColumns(
         {
             "path": F.when(F.col("_file") == raw_url, raw_url.rsplit("/", 1)[-1]).otherwise(path),

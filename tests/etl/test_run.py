@@ -410,6 +410,17 @@ def test_a_folder_may_have_any_name(run: Run, tmp_path: Path) -> None:
     assert verify(str(tmp_path / "o[u]t {1,2}"), Console())[1] == []
 
 
+def test_raw_data_may_be_named_by_a_pattern(run: Run, tmp_path: Path) -> None:
+    for day in ("2011-01-30", "2011-01-31", "2011-02-01"):
+        write(tmp_path / "raw" / day / "p.csv", f"{day},1,Rom\nb,x,Rom\n")
+    built = run(tmp_path / "raw" / "2011-01-*", tmp_path / "raw" / "dataset")
+    assert built.clean.counts == {"raw": 4, "clean": 2, "quarantined": 2}
+    refused = pq.read_table(tmp_path / "raw" / "dataset" / str(built.clean.quarantine)).to_pylist()
+    assert {(row["file"], row["line"]) for row in refused} == {("2011-01-30/p.csv", 2), ("2011-01-31/p.csv", 2)}
+    with pytest.raises(RawDataError, match=r"raw data: nothing at .*raw/2012-\*; check --raw"):
+        run(tmp_path / "raw" / "2012-*", tmp_path / "out")
+
+
 def test_a_dataset_is_not_made_inside_its_raw_data(run: Run, tmp_path: Path) -> None:
     raw = write(tmp_path / "raw" / "p.csv", "a,1,Rom\n")
     with pytest.raises(StorageError, match="lies in the raw data's folder, and would be raw data to the next run"):

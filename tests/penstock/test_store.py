@@ -261,6 +261,24 @@ def test_raw_files_have_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("2011-*", ["2011-01/1.csv", "2011-01/deep/2.csv", "2011-02.csv"]),
+        ("2011-0[2-9]*", ["2011-02.csv"]),
+        ("201*/?.csv", ["2010-12/3.csv", "2011-01/1.csv"]),
+        ("**/2.csv", ["2011-01/deep/2.csv"]),
+        ("[x]", ["4.csv"]),  # what is there is no pattern
+    ],
+)
+def test_a_pattern_names_files_and_folders(pattern: str, names: list[str], tmp_path: Path) -> None:
+    files = ["2010-12/3.csv", "2011-01/1.csv", "2011-01/deep/2.csv", "2011-01/_no", "2011-02.csv", "[x]/4.csv"]
+    url = fill(tmp_path / "raw", *files)
+    assert [file.name for file in store.inventory(f"{url}/{pattern}")] == names
+    for name, at in store.raw_urls(f"{url}/{pattern}").items():
+        assert store.read_bytes(at) == store.read_bytes(f"{store.raw_folder(f'{url}/{pattern}')}/{name}")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda raw: (raw / "b").write_text("more"), "b in .*raw changed while it was read; run again"),
@@ -293,6 +311,8 @@ def test_raw_data_that_changes_is_seen(change: Callable[[Path], object], message
         ("link/out", "raw", False),
         ("all", "all/raw", True),
         ("raw2", "raw", True),
+        ("raw", "raw/*.csv", True),  # what is like the pattern is apart
+        ("raw", "ra*", False),
         ("out", "raw/a.csv", True),
     ],
 )
