@@ -87,20 +87,22 @@ def check_allowed(found: Counts, ask: Asked, refused: DataFrame | None, max_quar
     broken = [name for name, count in found.rules.items() if count]
     failing = [rule.name for rule in ask.rules if rule.severity == "fail" and rule.name in broken]
     unmet = [not_held(name, said) for name, said in found.expectations.items() if said["severity"] == "fail"]
-    broken_once = _examples(refused, failing, found) if refused is not None and failing else []
+    broken_once = _examples(refused, failing, found) if refused is not None and failing else {}
     if wrong := [*broken_once, *filter(None, unmet)]:
         raise RawDataError(
             f"raw data: {raw} must not break {'; '.join(wrong)}. Nothing is published: mend the raw data, or change "
-            f"the recipe's rules"
+            f"the recipe's rules",
+            values=broken_once.values(),
         )
     if refused is not None and found.quarantined > max_quarantined * found.raw:
         warned = warnings(found, ask)
         worst = sorted((name for name in broken if name not in warned), key=lambda name: (-found.rules[name], name))
+        examples = _examples(refused, worst[:WORST_RULES_SHOWN], found)
         raise RawDataError(
             f"raw data: {found.quarantined:,} of {found.raw:,} rows of {raw} break a rule "
             f"({found.quarantined / found.raw:.1%}), at most {max_quarantined:.1%} may; nothing is published. "
-            f"Most frequent: {'; '.join(_examples(refused, worst[:WORST_RULES_SHOWN], found))}. "
-            f"Mend the raw data, or raise max_quarantined in the recipe"
+            f"Most frequent: {'; '.join(examples)}. Mend the raw data, or raise max_quarantined in the recipe",
+            values=examples.values(),
         )
 
 
@@ -110,11 +112,12 @@ def not_held(name: str, said: Mapping[str, Any]) -> str | None:
     return None if said["holds"] else f"{name}, of all rows together: {said['reason']}{shown}"
 
 
-def _examples(refused: DataFrame, names: Sequence[str], found: Counts) -> list[str]:
-    """For each rule its count and an example, the first by file and line."""
+def _examples(refused: DataFrame, names: Sequence[str], found: Counts) -> dict[str, str]:
+    """For each rule its count and an example, the first by file and line -> what of that is the example's value."""
     pairs = refused.select("file", "line", F.explode(F.arrays_zip("rules", "reasons")).alias("broken"))
     first = F.min(F.struct("file", "line", "broken.reasons")).alias("first")
     firsts = pairs.where(F.col("broken.rules").isin(*names)).groupBy(F.col("broken.rules").alias("rule")).agg(first)
     example = {row["rule"]: row["first"] for row in firsts.collect()}
     places = {name: file if line is None else f"{file}, line {line}" for name, (file, line, _) in example.items()}
-    return [f"{name} ({found.rules[name]:,} rows), such as {places[name]}: {example[name][2]}" for name in names]
+    said = {name: f"{name} ({found.rules[name]:,} rows), such as {places[name]}: {example[name][2]}" for name in names}
+    return {text: example[name][2] if name == MALFORMED else "" for name, text in said.items()}

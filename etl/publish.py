@@ -308,7 +308,8 @@ def _with_firsts(
             names = sorted([splits_before[i].as_py(), splits[i].as_py()])
             raise RecipeError(
                 f"split: the rows of key {keys[i].as_py()!r} are in the splits {names[0]!r} and {names[1]!r}; "
-                f"column {split.source!r} must name one split for all rows of a key"
+                f"column {split.source!r} must name one split for all rows of a key",
+                values=[repr(keys[i].as_py())],
             )
         is_first, rows = pc.invert(repeated), pa.table(batch.select(schema.names))
         firsts, others = rows.slice(rows.num_rows - 1), None

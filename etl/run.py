@@ -26,7 +26,7 @@ from etl import build, clean, counts, features, leakage, privacy, publish, split
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from penstock import card as cards
-from penstock import command, compare, manifest, profile, store
+from penstock import command, compare, log, manifest, profile, store
 from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
@@ -108,6 +108,7 @@ def etl(
     ]
     clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
     job = Job(dataset_recipe, raw_url, files, out, labelled, keep_clean, transforms, key, clean_version, version)
+    log.about(recipe=recipe.name, version=version)
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
     if isinstance(clean_card, CleanCard) and isinstance(card, Card):
@@ -117,6 +118,7 @@ def etl(
     with console.step("start Spark"):
         opened = session(f"penstock etl {recipe.name}", master, sum(file.num_bytes for file in files))
         spark = opened.__enter__()
+        log.about(application=spark.sparkContext.applicationId)
     with _closing(opened), user_errors(store.shown(raw_url), store.shown(out)):
         _ship_code(dataset_recipe)
         return run(spark, job, clean_card if isinstance(clean_card, CleanCard) else None, console)
@@ -439,12 +441,12 @@ def report(built: Built, out: str, console: Console) -> None:
     )
     console.say()
     for name, reason in built.clean.warnings.items():
-        console.say(f"Warning: {built.clean.rules[name]:,} rows break {name}: {reason}")
+        console.warn(f"{built.clean.rules[name]:,} rows break {name}: {reason}")
     for name, said in built.clean.expectations.items():
         if unmet := counts.not_held(name, said):
-            console.say(f"Warning: {unmet}")
+            console.warn(unmet)
     if card.leakage.get("equal_rows"):
-        console.say(f"Warning: {card.leakage['equal_rows']:,} rows, but for their keys, are in several splits")
+        console.warn(f"{card.leakage['equal_rows']:,} rows, but for their keys, are in several splits")
     if card.duplicates:
         where = store.shown(store.join(out, card.duplicates))
         console.say(f"Duplicates, {card.exact_duplicates:,} of them exact: {where}")

@@ -172,9 +172,11 @@ def user_errors(raw_url: str, out: str) -> Iterator[None]:
 
 def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
     # What our own code raised on an executor arrives as the text of a Python traceback.
-    if raised := re.search(r"penstock\.errors\.(\w+): (.*)", text):
+    if raised := re.search(rf"penstock\.errors\.(\w+): (.*)(?:\n{errors.IN_LOGS}(.*))?", text):
         kind: type[PenstockError] = getattr(errors, raised.group(1))
-        return kind(raised.group(2).strip())
+        error = kind(raised.group(2).strip())
+        error.logged = (raised.group(3) or str(error)).strip()
+        return error
     if "No space left on device" in text or "Disk quota exceeded" in text:
         where = f"{out} or the folder of temporary files (TMPDIR)"
         return StorageError(f"{where}: no space left on the device; free some or choose another place")
@@ -197,5 +199,7 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
     if failed := DATA_EXCEPTION.search(text):
         sql, line = failed["sql"], failed["line"]
         which = f" {sql.strip()!r}" if sql else f" at {line}" if line else ""
-        return RecipeError(f"the recipe's expression{which} fails on this data: {failed['why']}")
+        return RecipeError(
+            f"the recipe's expression{which} fails on this data: {failed['why']}", values=[failed["why"]]
+        )
     return None

@@ -154,7 +154,8 @@ def _check_encoded(column: pa.ChunkedArray, field: Field, where: str) -> None:
             encoded.check(value, field)
         except DatasetError as error:
             raise DatasetError(
-                f"{where}, row {row}: {error}; the recipe's clean() must mend such values, or a rule refuse the rows"
+                f"{where}, row {row}: {error}; the recipe's clean() must mend such values, or a rule refuse the rows",
+                error.values,
             ) from None  # of what an executor raises, only the first sentence is shown
 
 

@@ -156,7 +156,7 @@ def from_json(text: str | bytes, where: str) -> Card | CleanCard:
         if found != FORMAT:
             raise DatasetError(
                 f"card format {found!r}, but this Penstock reads format {FORMAT}; "
-                f"install the Penstock that wrote it, or build the dataset again"
+                f"install the Penstock that wrote it, or build the dataset again, into another folder"
             )
         for name, kind in PARTS.items():
             if (name, value[name], value["kind"]) == ("data", None, "clean"):

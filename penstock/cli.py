@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock import __version__, command, store
+from penstock import __version__, command, log, store
 from penstock.console import Console
 from penstock.recipe import find
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = (
             f"penstock {arguments[0]} needs {missing}, which is not installed; `penstock doctor` says how to mend it"
         )
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        log.error(sentence, exit_code=1)
         if "--json" in arguments:
             print(json.dumps({"error": sentence}), flush=True)
         return 1
@@ -89,7 +89,7 @@ def _main(arguments: list[str]) -> int:
             print(__version__)
             return 0
         case _:
-            print(f"error: no command {name!r}\n\n{USAGE}", end="", file=sys.stderr)
+            log.error(f"no command {name!r}\n\n{USAGE}".rstrip(), exit_code=2)
             return 2
     return chosen(arguments[1:])
 

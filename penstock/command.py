@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from penstock import log
 from penstock.console import Console
 from penstock.errors import PenstockError, Preempted
 
 Work = Callable[[argparse.Namespace, Console], Mapping[str, Any]]
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if not log.is_json():
+            super().error(message)
+        log.error(f"{self.prog}: {message}", exit_code=2)
+        self.exit(2)
+
+
 def parser(name: str, does: str, example: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=f"penstock {name}",
         description=does,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
+    made.set_defaults(command=name)
     return made
 
 
@@ -36,23 +46,29 @@ def check_file(out: str, name: str) -> None:
         raise PenstockError(f"--out {out}: expected the name of a file, found a folder; say {out.rstrip('/')}/{name}")
 
 
-def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False) -> int:
+def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False, shows_values: bool = False) -> int:
     """Runs a command's work and returns its exit code; `work` returns what `--json` prints. `quiet`: only errors."""
-    console = Console(arguments.json, quiet)
+    start = time.monotonic()
     try:
-        console.result(work(arguments, console))
+        log.start(arguments.command)
+        console = Console(arguments.json, quiet, shows_values)
+        result = work(arguments, console)
+        if log.is_json() and not quiet:
+            log.info("done", seconds=round(time.monotonic() - start, 3), exit_code=0)
+        console.result(result)
     except PenstockError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        said = error.logged if log.is_json() else str(error)
+        log.error(said, error=type(error).__name__, exit_code=1)
         if arguments.json:
-            print(json.dumps({"error": str(error)}), flush=True)
+            print(json.dumps({"error": said}), flush=True)
         return 1
     except Preempted as stopped:
         if not quiet:
-            print(stopped, file=sys.stderr, flush=True)
-        if console.as_json:
+            log.info(str(stopped), exit_code=stopped.exit_code)
+        if arguments.json and not quiet:
             print(json.dumps({"stopped": str(stopped)}), flush=True)
         return stopped.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
+        log.info("interrupted", exit_code=130)
         return 130
     return 0

@@ -129,7 +129,8 @@ def check_drift(folder: str, recipe: DatasetRecipe, schema: Schema, profiles: Pr
         raise RawDataError(
             f"drift: {len(too_far)} of {len(found)} columns have moved further from version {before.version} of "
             f"{before.created[:10]} than max_drift = {limit} allows: {named(too_far)}; nothing is published. "
-            f"Mend the raw data, or raise max_drift in the recipe"
+            f"Mend the raw data, or raise max_drift in the recipe",
+            values=[change.moved for change in too_far],
         )
     columns = [
         {"split": c.split, "column": c.column, "psi": c.psi, "ks": c.ks, "by_chance": c.by_chance} for c in found
@@ -302,7 +303,8 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     if arguments.fail_above is not None and (too_far := above(found, arguments.fail_above)):
         raise DatasetError(
             f"version {after.version}: {len(too_far)} of {len(found)} columns have moved further from version "
-            f"{before.version} than --fail-above {arguments.fail_above} allows: {named(too_far)}"
+            f"{before.version} than --fail-above {arguments.fail_above} allows: {named(too_far)}",
+            values=[change.moved for change in too_far],
         )
     return compared
 
@@ -348,7 +350,7 @@ def say(compared: Mapping[str, Any], found: Sequence[Change], console: Console) 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.execute(parser().parse_args(argv), work)
+    return command.execute(parser().parse_args(argv), work, shows_values=True)
 
 
 if __name__ == "__main__":

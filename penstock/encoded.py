@@ -77,7 +77,9 @@ def _parse(parsers: Mapping[str, Callable[[bytes], T]], value: bytes, field: Fie
         return parsers[field.encoding](value)
     except ERRORS as error:
         found = f"{len(value):,} bytes that begin with {value[:8]!r}"
-        raise DatasetError(f"column {field.name!r}: expected {field.encoding}, found {found} ({error})") from error
+        raise DatasetError(
+            f"column {field.name!r}: expected {field.encoding}, found {found} ({error})", values=[repr(value[:8])]
+        ) from error
 
 
 def _compare(found: Header, field: Field) -> None:

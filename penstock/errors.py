@@ -1,14 +1,39 @@
 """The errors that a user can cause and mend.
 
 The command line prints them as one sentence without a stack trace; everything else that is raised is a
-bug of ours. A message says what was expected, what was found, where, and what to do.
+bug of ours. A message says what was expected, what was found, where, and what to do. Logs get it without
+values of rows.
 """
 
+from __future__ import annotations
+
+import re
 import signal
+from collections.abc import Iterable
+from typing import Self
+
+IN_LOGS = "in logs: "
 
 
 class PenstockError(ValueError):
-    """Anything a user can cause; the root of the five below."""
+    """Anything a user can cause; the root of the five below.
+
+    `values` are parts of the message that come from rows: `logged` is the message without them.
+    """
+
+    def __init__(self, message: str, values: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.values, self.logged = tuple(filter(None, values)), message
+        for value in self.values:
+            self.logged = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", self.logged)
+        if self.logged != message:
+            self.add_note(f"{IN_LOGS}{self.logged}")  # so that a traceback of an executor, which is text, has it
+
+    def of(self, who: str) -> Self:
+        """The same error, said of somebody."""
+        error = type(self)(f"{who}: {self}")
+        error.logged = f"{who}: {self.logged}"  # also where it came from an executor, as text
+        return error
 
 
 class RawDataError(PenstockError):

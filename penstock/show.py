@@ -102,7 +102,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.execute(parser().parse_args(argv), work)
+    return command.execute(parser().parse_args(argv), work, shows_values=True)
 
 
 if __name__ == "__main__":

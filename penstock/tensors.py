@@ -26,7 +26,8 @@ def pack(values: npt.NDArray[Any], field: Field) -> pa.BinaryArray:
     if lost.any():
         raise RecipeError(
             f"field {field.name!r}: the value {values[lost][0]} does not fit {field.dtype}; "
-            f"refuse such rows with a rule, or choose another dtype"
+            f"refuse such rows with a rule, or choose another dtype",
+            values=[str(values[lost][0])],
         )
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(field.num_bytes)
     return pa.BinaryArray.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(typed)])

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock import card as cards
-from penstock import command, manifest, store
+from penstock import command, log, manifest, store
 from penstock.adopt import Columns, data_files, scan
 from penstock.audit import FileAudit, audit_file
 from penstock.card import Card, CleanCard
@@ -33,6 +33,7 @@ def verify(dataset_url: str, console: Console, version: str | None = None) -> tu
     """
     url = store.absolute(dataset_url)
     card = cards.load(url, version)
+    log.about(recipe=card.recipe, version=card.version)
     try:
         listed = manifest.read(url, card)
     except DatasetError as error:

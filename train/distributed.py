@@ -94,7 +94,7 @@ def joined(device: str) -> Iterator[World]:
     except PenstockError as error:
         if not world.rank:
             raise
-        raise type(error)(f"rank {world.rank}: {error}") from error
+        raise error.of(f"rank {world.rank}") from error
     # Not after an error: the other ranks may be in a collective that this one will never join.
     dist.destroy_process_group()
 
@@ -120,7 +120,7 @@ def together(world: World) -> Iterator[None]:
         raise SystemExit(1)
     found = errors[failed]
     assert found is not None
-    raise type(found)(f"rank {failed}: {found}" if failed else str(found))
+    raise found.of(f"rank {failed}") if failed else found
 
 
 def from_rank_0(value: T, world: World) -> T:

@@ -22,6 +22,7 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
+from penstock import log
 from penstock.errors import Preempted
 
 STOPPED = (75, 130)  # a rank was asked to end: penstock.errors.Preempted
@@ -111,7 +112,7 @@ def _exit_code(ended: Mapping[int, int]) -> int:
     """That of a rank which failed, before those of ranks that were asked to end. Says which ranks were killed."""
     killed = {rank: signal.Signals(-code) for rank, code in ended.items() if code < 0 and code != -signal.SIGTERM}
     for rank, signum in killed.items():
-        print(f"error: rank {rank} was killed by {signum.name}; the others were ended", file=sys.stderr, flush=True)
+        log.error(f"rank {rank} was killed by {signum.name}; the others were ended")
     if killed:
         return 128 + next(iter(killed.values()))
     failed = [code for code in ended.values() if code not in STOPPED]

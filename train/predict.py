@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from penstock import card as cards
-from penstock import command, store
+from penstock import command, log, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import DatasetError, RunError
@@ -49,6 +49,7 @@ def predict(
     finished = load(run)
     recipe, trained_on = finished.recipe, finished.card
     card = cards.load(data_url, version)
+    log.about(recipe=trained_on.recipe, version=card.version, run=str(run))
     if card.schema.key is None:
         raise DatasetError(
             f"{data_url}: version {card.version} was adopted without a key, so that a prediction could not name its "

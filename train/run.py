@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import save
 
 from penstock import card as cards
-from penstock import command, store
+from penstock import command, log, store
 from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import PenstockError, Preempted, RunError
@@ -97,6 +97,7 @@ def train(
                 if (folder / "report.json").exists():
                     done = json.loads((folder / "report.json").read_text())
         version, done, is_over = distributed.from_rank_0((version, done, is_over), world)
+        log.about(recipe=recipe.name, version=version, run=str(folder))
         if done is not None:
             return Trained(folder, done, reused=True)
         if is_over:
@@ -268,7 +269,7 @@ def _train(
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}, about))
     store.replace(folder / "report.json", _json(report))
     charts.close()
-    mlflow.finish(tracking, folder, console)
+    mlflow.finish(tracking, folder)
     return Trained(folder, report, reused=False)
 
 
@@ -527,6 +528,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from train.launch import Launch, launch
 
         try:
+            log.start("train")
             check_ranks(configure(find(said.recipe), said).lanes, said.nproc_per_node * said.nnodes)
         except PenstockError as error:  # before there are ranks that would all say it
             made.error(str(error))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from uuid import uuid4
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from penstock import log
 from penstock.errors import Preempted
 from train import distributed, status
 from train.distributed import World
@@ -122,13 +123,13 @@ class Watchdog:
         error = f"{who} {have} not reached step {next_step} for {self._timeout_s:g} s (--timeout)"
         if self._store.add("said", 1) == 1:
             status.write(self._folder, "failed", error=error)
-            self._end(f"error: {error}")
+            self._end(error, log.error)
         self._end(f"rank {self._world.rank} ends with it")
 
     def _tell(self, error: str) -> None:
         if self._world.rank == 0:
             status.write(self._folder, "failed", error=error)
 
-    def _end(self, what: str) -> None:
-        print(what, file=sys.stderr, flush=True)
+    def _end(self, what: str, say: Callable[[str], None] = log.info) -> None:
+        say(what)
         os._exit(1)

@@ -34,7 +34,9 @@ def layouts(
         if problem := _difference(list(columns), names, extra_columns):
             drifted.append((files[line], found[line], problem))
     if drifted:
-        raise RawDataError(_said(drifted, list(columns), len(headers)))
+        # A file without a header begins with a row.
+        unknown = {name for _, names, _ in drifted for name in names if name not in columns and name not in aliases}
+        raise RawDataError(_said(drifted, list(columns), len(headers)), values=unknown)
     return {line: ([n if n in columns else None for n in names], files[line]) for line, names in known.items()}
 
 

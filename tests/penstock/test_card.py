@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import card as cards
+from penstock import cli
 from penstock.card import Card, CleanCard, ManifestFile, Split
 from penstock.errors import DatasetError
 from penstock.schema import Field, Schema
@@ -190,3 +191,27 @@ def test_a_damaged_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"cards/v2\.json: not a card"):
         cards.load(str(tmp_path))
     assert cards.load(str(tmp_path), "v1") == card()
+
+
+def test_beside_a_card_of_another_format_every_command_ends_and_changes_nothing(
+    digits_dataset: Path, digits_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = cards.load(str(digits_dataset)).version
+    for folder in (digits_dataset, digits_dataset / "clean"):
+        (written,) = (folder / "cards").iterdir()
+        (folder / "cards" / "old.json").write_text(written.read_text().replace('"format": 3', '"format": 2'))
+    before = sorted(digits_dataset.rglob("*"))
+    data, run = str(digits_dataset), str(tmp_path / "run")
+    for asked in (
+        ["etl", "digits", "--raw", str(digits_csv), "--out", data],
+        ["train", "digits", "--data", data, "--out", run],
+        ["verify", data],
+        ["show", data],
+        ["compare", data],
+        ["gc", data, "--remove", "--older-than", "0"],
+    ):
+        assert cli.main(asked) == 1
+        sentence = "old.json: card format 2, but this Penstock reads format 3; install the Penstock that wrote it, or"
+        assert sentence in capsys.readouterr().err
+    assert sorted(digits_dataset.rglob("*")) == before
+    assert cli.main(["verify", data, "--version", newest]) == 0

@@ -275,7 +275,9 @@ class RowGroups:
                     )
                 return _plain(cast.cast(values, field), field, where)
             except (pa.ArrowException, OSError, LookupError) as error:
-                raise DatasetError(f"{where}: cannot be read as Parquet ({error}); build the dataset again") from error
+                raise DatasetError(
+                    f"{where}: cannot be read as Parquet ({error}); build the dataset again", values=[str(error)]
+                ) from error
 
     def _up_to_chunk(self, group: int, part: Part, column: str) -> Any:
         """(bytes,) uint8, the file from its first byte to the end of a column chunk; what was not fetched is zeros."""

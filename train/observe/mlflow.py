@@ -25,8 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from penstock import store
-from penstock.console import Console
+from penstock import log, store
 from train.observe import json_lines
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def start(folder: Path) -> subprocess.Popen[bytes] | None:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def finish(process: subprocess.Popen[bytes] | None, folder: Path, console: Console) -> None:
+def finish(process: subprocess.Popen[bytes] | None, folder: Path) -> None:
     """Lets it send the rest of a run that is finished."""
     if process is None:
         return
@@ -69,7 +68,7 @@ def finish(process: subprocess.Popen[bytes] | None, folder: Path, console: Conso
         process.kill()
         process.wait()
         uri = os.environ["MLFLOW_TRACKING_URI"]
-        console.say(without_password(f"warning: MLflow at {uri} is slow: {advice(folder)}"))
+        log.warning(without_password(f"MLflow at {uri} is slow: {advice(folder)}"))
 
 
 def without_password(text: str) -> str:
@@ -102,9 +101,7 @@ def main(arguments: list[str]) -> int:
             except Exception as error:  # MLflow and its drivers raise many kinds
                 failed = True
                 if not warned:
-                    print(
-                        without_password(f"warning: MLflow at {uri}: {_line(error)}; {advice(folder)}"), file=sys.stderr
-                    )
+                    log.warning(without_password(f"MLflow at {uri}: {_line(error)}; {advice(folder)}"))
                 warned = True
             if is_over:
                 return int(failed)
