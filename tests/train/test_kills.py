@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -61,6 +62,19 @@ def drawn(seed: int, nproc: str, count: int) -> list[tuple[str, int]]:
 @pytest.mark.parametrize(("nproc", "moments"), [("1", [("checkpoint", 7), ("evaluation", 2)]), ("2", [("step", 13)])])
 def test_a_killed_run_ends_as_if_it_was_not(nproc: str, moments: list[tuple[str, int]], place: Place) -> None:
     assert check(place, nproc, moments, 10) == len(moments)
+
+
+def test_what_ranks_and_their_launcher_say_are_objects_for_logs(place: Place) -> None:
+    started = place.start("told", "--nproc-per-node", "2", "--epochs", "60", PENSTOCK_LOG="json")
+    assert started.until_next("steps", 13)
+    os.kill(started.ranks()[1], signal.SIGKILL)
+    code, said = started.end()
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert code == 128 + signal.SIGKILL
+    killed = next(line for line in lines if line["message"] == "rank 1 was killed by SIGKILL; the others were ended")
+    assert (killed["level"], killed["command"], "rank" in killed) == ("ERROR", "train", False)
+    first = next(line for line in lines if "Dataset version" in line["message"])
+    assert (first["rank"], first["recipe"], first["run"]) == (0, "wide", str(started.run))
 
 
 @pytest.mark.soak
