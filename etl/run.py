@@ -59,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Built:
-    """The version that an ETL run ended with, and whether it was there before."""
+    """The version that an ETL run ended with, and whether another run has made it."""
 
     card: Card
     clean: CleanCard
@@ -133,8 +133,11 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
     recipe, clean_folder = job.recipe, store.join(job.out, "clean")
     schema = recipe.schema if job.labelled else recipe.schema.without_label()
     attempt = _attempt(job)
-    with _removed_on_failure(attempt.url(attempt.data), attempt.url(attempt.duplicates)), _temporary(attempt.rows_url):
-        with _removed_on_failure(attempt.clean_url, attempt.url(attempt.quarantine)):
+    with (
+        _removed_on_failure(console, attempt.url(attempt.data), attempt.url(attempt.duplicates)) as urls,
+        _temporary(console, attempt.rows_url),
+    ):
+        with _removed_on_failure(console, attempt.clean_url, attempt.url(attempt.quarantine)) as clean_urls:
             cleaned = _clean(spark, job)
             rows = cleaned.rows
             if clean_card and clean_card.data:
@@ -147,8 +150,8 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             prepared = None
             if build.is_needed(recipe):
                 clean_card = clean_card or _judge(spark, cleaned, rows.count(), attempt, console)
-                urls = attempt.rows_url, attempt.url(attempt.duplicates)
-                prepared = build.prepare(spark, rows, recipe, schema, job.labelled, job.transforms, *urls, console)
+                places = attempt.rows_url, attempt.url(attempt.duplicates)
+                prepared = build.prepare(spark, rows, recipe, schema, job.labelled, job.transforms, *places, console)
                 schema = prepared.schema
                 placed = split.place(prepared.rows, schema, shards)
             else:
@@ -179,7 +182,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             profiles = written.profiles(schema)
             described = {name: profile.described(found, schema) for name, found in profiles.items()}
             drift = compare.check_drift(job.out, recipe, schema, described)
-            clean_card = _publish(clean_folder, clean_card, attempt.clean_url, attempt.url(attempt.quarantine))
+            clean_card = _publish(clean_folder, clean_card, clean_urls, console)
 
         transforms = job.transforms
         if transforms is None:
@@ -209,8 +212,10 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             leakage=written.leakage,
             private=clean_card.private,
         )
-        published = _publish(job.out, card, attempt.url(attempt.data), attempt.url(attempt.duplicates))
-        return Built(published, clean_card, reused=False)
+        published = _publish(job.out, card, urls, console)
+        if published is not card:
+            console.say("Another job published this version first: its files stand, and this job's are removed")
+        return Built(published, clean_card, reused=published is not card)
 
 
 @dataclass(frozen=True)
@@ -324,32 +329,48 @@ def _judge(spark: SparkSession, cleaned: Cleaned, num_clean: int, attempt: Attem
     )
 
 
-def _publish(folder: str, card: AnyCard, *attempt_urls: str) -> AnyCard:
+def _publish(folder: str, card: AnyCard, urls: list[str], console: Console) -> AnyCard:
+    """The card that stands for this version. `urls` are those of its files, which stay where publishing fails.
+
+    For a card may be there though its writer got an error, as from a NameNode that answers too late.
+    """
+    mine = urls.copy()
+    urls.clear()
     if cards.publish(folder, card):
         return card
-    for url in attempt_urls:  # another job made this version meanwhile: the first card stands
-        store.remove(url)
+    _remove(console, *mine)  # another job made this version meanwhile: the first card stands
     first = cards.find(folder, card.version)
     assert isinstance(first, type(card))
     return first
 
 
 @contextmanager
-def _removed_on_failure(*urls: str) -> Iterator[None]:
+def _removed_on_failure(console: Console, *urls: str) -> Iterator[list[str]]:
+    """Yields what is to be removed."""
+    to_remove = list(urls)
     try:
-        yield
+        yield to_remove
     except BaseException:
-        for url in urls:
-            store.remove(url)
+        _remove(console, *to_remove)
         raise
 
 
 @contextmanager
-def _temporary(url: str) -> Iterator[None]:
+def _temporary(console: Console, url: str) -> Iterator[None]:
     try:
         yield
     finally:
-        store.remove(url)
+        _remove(console, url)
+
+
+def _remove(console: Console, *urls: str) -> None:
+    """Where the storage fails, what ended the job stays what is told."""
+    for url in urls:
+        try:
+            store.remove(url)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]
+            console.say(f"{store.shown(url)} stays ({why}); `penstock gc` removes it")
 
 
 @contextmanager

@@ -184,6 +184,16 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
         return StorageError(f"{out}: a file would be larger than is allowed here; raise the limit (ulimit -f)")
     if "Permission denied" in text or "AccessControlException" in text:
         return StorageError(f"{out} or {raw_url}: permission denied; choose another place or change its mode")
+    if (refusal := store.hdfs_refusal(text, out)) is not None:
+        return StorageError(refusal)
+    # The second is of a stage whose input was lost with executors each time.
+    if "ExecutorLostFailure" in text or "has failed the maximum allowable number of times" in text:
+        reason = re.search(r"ExecutorLostFailure \(.*\) Reason: ([^\n]*)", text)
+        why = f" ({reason[1]})" if reason else ""
+        return PenstockError(
+            f"Spark has lost executors more often than spark.task.maxFailures allows{why}; look at their logs; if "
+            f"they were killed for their memory, raise spark.executor.memory or spark.executor.memoryOverhead"
+        )
     if gone := re.search(r"FAILED_READ_FILE.FILE_NOT_EXIST\] Encountered error while reading file (.+?)\. File", text):
         where = store.shown(unquote(gone.group(1)))
         return RawDataError(f"{where}: is no longer there; let the raw data be while it is read, and run again")

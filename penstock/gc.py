@@ -1,13 +1,15 @@
 """Lists, and removes where told to, what takes space in a dataset's folder and no version needs.
 
-Orphans are the folders of jobs that died: no card names them, so nobody reads them. A folder that changed a short
-while ago may be of a job that still runs, and is left. With `keep`, the versions before the newest so many go too: the
-card first, which ends the version at once, then its files; and the clean rows that no other version is made of.
+Orphans are the folders of jobs that died: no card names them, so nobody reads them; and files that never got their
+name. What changed a short while ago may be of a job that still runs, and is left. With `keep`, the versions before the
+newest so many go too: the card first, which ends the version at once, then its files; and the clean rows that no other
+version is made of.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +24,8 @@ from penstock.errors import DatasetError, PenstockError
 
 # Each version has folders of its own in these.
 PLACES = ("data", "quarantine", "duplicates", "clean/data")
+# What `store` writes before a file has its name, and to see whether it may write; and where.
+NAMELESS, NAMELESS_IN = re.compile(r"\.(penstock-|\w+\.json\.)"), ("", "cards", "clean/cards")
 OLDER_THAN_H = 24.0
 
 
@@ -74,6 +78,10 @@ def _nameless(url: str, named: set[str], going: set[str], why: str, changed_befo
                 yield Unneeded(path, why, num_bytes)
             elif path not in named and modified <= changed_before:
                 yield Unneeded(path, "no card names it", num_bytes)
+    for place in NAMELESS_IN:
+        for path, (num_bytes, modified) in store.files_in(url, place).items():
+            if NAMELESS.match(path.rpartition("/")[2]) and modified <= changed_before:
+                yield Unneeded(path, "its writer died", num_bytes)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
+import logging
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -32,6 +35,9 @@ CHUNK_BYTES = 4 << 20
 # hdfs-native waits for a NameNode that does not answer for three minutes, silently; the feed has a patience of its own,
 # and tells what it waits for.
 HDFS_PATIENCE = {"dfs.client.failover.max.attempts": "5", "dfs.client.failover.sleep.max.millis": "2000"}
+
+HDFS_WRITE_S = 120.0  # how long a file is tried to be written
+LOG = logging.getLogger("penstock.store")
 
 # Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
 # Source: HadoopFSUtils.shouldFilterOutPathName and PartitioningAwareFileIndex.isDataPath of Spark 4.3.
@@ -145,6 +151,21 @@ def folders(url: str) -> dict[str, tuple[int, float]]:
     return dict(sorted(found.items()))
 
 
+def files_in(url: str, folder: str) -> dict[str, tuple[int, float]]:
+    """The files directly in a folder below the URL: path relative to the URL -> as `folders` has it.
+
+    Raises: StorageError.
+    """
+    fs, root = filesystem(url)
+    try:
+        with _reading(url):
+            found = fs.ls(f"{root}/{folder}".rstrip("/"), detail=True)
+    except FileNotFoundError:
+        return {}
+    paths = {str(PurePosixPath(info["name"]).relative_to(root)): info for info in found if info["type"] == "file"}
+    return {path: (int(info["size"]), _modified(info)) for path, info in paths.items()}
+
+
 def _modified(info: Mapping[str, Any]) -> float:
     """When a file or folder changed, in seconds since 1970, by fsspec's info of it; 0 where that says nothing."""
     if "modification_time" in info:  # hdfs-native, in ms
@@ -183,6 +204,8 @@ def write_new(url: str, content: bytes) -> bool:
     """Creates a file, whole or not at all, and never replaces one. False where the file is there already."""
     fs, path = filesystem(url)
     with _writing(url):
+        if url.startswith("hdfs://"):
+            return _write_new_to_hdfs(fs, path, content)
         if not isinstance(fs, LocalFileSystem):
             try:
                 fs.pipe_file(path, content, mode="create")
@@ -199,14 +222,63 @@ def write_new(url: str, content: bytes) -> bool:
         return True
 
 
+def _write_new_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:
+    """By a rename, since HDFS shows a file from its creation on, and a writer may die before its content is there.
+
+    A rename whose answer is lost is tried again by the driver: so it is the content that says whose file it is.
+    """
+    folder, _, name = path.rpartition("/")
+    beside = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    _write_to_hdfs(fs, beside, content)
+    try:
+        fs.mv(beside, path)  # fails where the name is taken
+    except FileExistsError:
+        fs.rm_file(beside)
+    except FileNotFoundError:  # it was renamed before
+        pass
+    return bool(fs.cat_file(path) == content)
+
+
 def write(url: str, content: memoryview) -> None:
     """Writes a file and syncs nothing: for what does not exist until a card names it."""
     fs, path = filesystem(url)
     with _writing(url):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
-        with fs.open(path, "wb") as file:
-            # hdfs-native takes a view number by number, and those of Arrow are of signed ones, which it refuses.
-            file.write(content if isinstance(fs, LocalFileSystem) else bytes(content))
+        _write(fs, path, content)
+
+
+def _write(fs: fsspec.AbstractFileSystem, path: str, content: memoryview | bytes) -> None:
+    if fs.protocol == "hdfs":
+        # hdfs-native takes a view number by number, and those of Arrow are of signed ones, which it refuses.
+        _write_to_hdfs(fs, path, bytes(content))
+        return
+    with fs.open(path, "wb") as file:
+        file.write(content if isinstance(fs, LocalFileSystem) else bytes(content))
+
+
+def _write_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    """Tries again where a DataNode does not take a new block, since hdfs-native asks the NameNode for no other one.
+
+    The NameNode offers a dead DataNode until it has missed its heartbeats for a while; of one that dies later
+    hdfs-native takes leave by itself.
+    """
+    begun = time.monotonic()
+    for tried in itertools.count(1):
+        file = fs.open(path, "wb")
+        try:
+            file.write(content)
+            file.close()
+            return
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (OSError, RuntimeError) as error:  # not closed: that would wait for blocks that nobody has
+            if str(error).startswith("RPCError") or time.monotonic() - begun > HDFS_WRITE_S:  # the NameNode refuses
+                with suppress(Exception):
+                    fs.rm_file(path)  # empty, or as far as it came
+                raise
+            if tried == 1:
+                LOG.warning("%s: %s; trying again, for %.0f s at most", path, _why(error), HDFS_WRITE_S)
+        time.sleep(1)
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -262,7 +334,7 @@ def check_writable(url: str) -> None:
     fs, path = filesystem(probe)
     with _writing(url):
         fs.makedirs(os.path.dirname(path), exist_ok=True)
-        fs.pipe_file(path, b"penstock")
+        _write(fs, path, b"penstock")
         fs.rm_file(path)
 
 
@@ -359,6 +431,11 @@ def inventory(raw_url: str, known: Mapping[tuple[str, int, str], str] | None = N
             raise RawDataError(
                 f"raw data: {name} in {shown(raw_url)} cannot be read ({error.strerror}); remove it, or mend the link"
             ) from error
+        except RuntimeError as error:  # hdfs-native's
+            raise RawDataError(
+                f"raw data: {name} in {shown(raw_url)} cannot be read ({_why(error)}); check the storage, or copy the "
+                f"file again"
+            ) from error
         files.append(RawFile(name, size, modified, sha256))
     if not files:
         raise RawDataError(
@@ -386,10 +463,15 @@ def _reading(url: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise StorageError(f"{shown(url)}: a folder is where a file is needed; remove it, or check the URL") from error
     except Exception as error:
-        why = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise StorageError(
-            f"{shown(url)}: cannot be read ({why}); check the URL, and whether the storage answers"
+            f"{shown(url)}: cannot be read ({_why(error)}); check the URL, and whether the storage answers"
         ) from error
+
+
+def _why(error: Exception) -> str:
+    if "All DataNodes failed" in str(error):  # and then all that is known of each of them
+        return "no DataNode gives one of its blocks: they are gone or damaged; `hdfs fsck` says which"
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 @contextmanager
@@ -397,6 +479,10 @@ def storage_errors(url: str) -> Iterator[None]:
     """Turns what a filesystem refuses into a sentence. A missing file stays a FileNotFoundError."""
     try:
         yield
+    except RuntimeError as error:  # hdfs-native's
+        if (sentence := hdfs_refusal(str(error), shown(url))) is None:
+            raise
+        raise StorageError(sentence) from error
     except PermissionError as error:
         raise StorageError(f"{shown(url)}: permission denied; choose another place or change its mode") from error
     except OSError as error:
@@ -413,3 +499,17 @@ def storage_errors(url: str) -> Iterator[None]:
         if isinstance(error, NotADirectoryError | FileExistsError) and error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise StorageError(f"{shown(url)}: a file is where a folder is needed; choose another place") from error
         raise
+
+
+def hdfs_refusal(text: str, where: str) -> str | None:
+    """What HDFS refuses for good, in a sentence, from the text of its Java exceptions; None for all else."""
+    if found := re.search(r"AccessControlException.*?Permission denied: ([^\n]*?)(?:\\n|\n|$)", text, re.DOTALL):
+        why = found[1].replace('\\"', '"')
+        return f"{where}: permission denied ({why}); choose another place or change its mode"
+    # HDFS asks for the room of a whole block where a file is begun.
+    if found := re.search(r"QuotaExceededException.*?The (\w+ quota of [^\\\n]*)", text, re.DOTALL):
+        return f"{where}: no space left: the {found[1]}; free some, or have the quota raised"
+    if found := re.search(r"could only be written to \d+ of the \d+ [^\\\n]*", text):
+        why = found[0].rstrip(".")
+        return f"{where}: no DataNode takes another block (it {why}); free some space, or see `hdfs dfsadmin -report`"
+    return None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import sklearn.datasets
 
-from cluster.__main__ import SERVICES, Cluster, down, up
+from cluster import daemons
+from cluster.__main__ import SERVICES, Cluster, down, load, up
 from etl.run import etl
 from penstock import store
 from penstock.card import Card
@@ -63,6 +67,50 @@ def put(folder: Path, url: str) -> str:
         if file.is_file():
             store.write(f"{url}/{file.relative_to(folder)}", memoryview(file.read_bytes()))
     return url
+
+
+def send(signum: signal.Signals, cluster: Cluster, *names: str) -> None:
+    """A signal to daemons, which may have been started again since `cluster` was described."""
+    for name in names:
+        os.kill(load(cluster.folder).processes[name].pid, signum)
+
+
+def resume(cluster: Cluster, *names: str) -> None:
+    send(signal.SIGCONT, cluster, *names)
+
+
+@contextmanager
+def stopped(cluster: Cluster, *names: str) -> Iterator[None]:
+    send(signal.SIGSTOP, cluster, *names)
+    try:
+        yield
+    finally:
+        resume(cluster, *names)
+
+
+@contextmanager
+def killed(cluster: Cluster, *names: str) -> Iterator[None]:
+    """SIGKILL; afterwards the daemons are started again."""
+    send(signal.SIGKILL, cluster, *names)
+    daemons.stop([load(cluster.folder).processes[name] for name in names])
+    try:
+        yield
+    finally:
+        up(cluster.folder, ["hdfs"], Console())
+
+
+def blocks(cluster: Cluster, datanode: str) -> set[Path]:
+    """The files of the blocks that a DataNode has."""
+    return set((cluster.folder / "data" / datanode).rglob("blk_*[0-9]"))
+
+
+def corrupt(files: Collection[Path]) -> None:
+    """Changes the byte in the middle of each."""
+    assert files
+    for file in files:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content)
 
 
 def environment(folder: Path, side: str) -> Path:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from cluster import daemons
-from cluster.__main__ import Cluster, up
+from cluster.__main__ import Cluster
 from penstock import cli, store
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, StorageError
 from penstock.gc import unneeded
 from penstock.verify import verify
-from tests.cluster.conftest import put
+from tests.cluster.conftest import blocks, corrupt, killed, put, resume, stopped
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
 from train.feed import Feed, fetch
 
@@ -79,6 +75,17 @@ def test_gc_finds_what_a_dead_job_left(far: str) -> None:
     assert not verify(far, Console())[1]
 
 
+def test_one_of_many_writers_creates_a_file(hdfs: Cluster) -> None:
+    """Also, nobody sees it before its content is there."""
+    url = f"{hdfs.hdfs_url}/user/tester/cards/x.json"
+    contents = [str(i).encode() * 100_000 for i in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda content: store.write_new(url, content), contents))
+    assert won.count(True) == 1
+    assert store.read_bytes(url) == contents[won.index(True)]
+    assert store.file_names(url.rpartition("/")[0]) == ["x.json"]
+
+
 def test_a_namenode_and_datanodes_that_stop_are_waited_for(hdfs: Cluster, far: str, local: Path) -> None:
     feed = opened(far, fetch_threads=2)
     batches = feed.epoch()
@@ -100,13 +107,9 @@ def test_a_datanode_that_dies_is_replaced_by_the_other(hdfs: Cluster, far: str, 
 
 
 def test_a_corrupt_block_is_read_from_its_replica(hdfs: Cluster, local: Path) -> None:
+    before = blocks(hdfs, "datanode-1")
     url = put(local, f"{hdfs.hdfs_url}/user/tester/corrupt")
-    blocks = list((hdfs.folder / "data" / "datanode-1").rglob("blk_*[0-9]"))
-    assert blocks
-    for block in blocks:
-        content = bytearray(block.read_bytes())
-        content[len(content) // 2] ^= 0xFF
-        block.write_bytes(content)
+    corrupt(blocks(hdfs, "datanode-1") - before)
     assert ids(opened(url, verify="always")) == ids(opened(local))
 
 
@@ -125,32 +128,3 @@ def test_an_hdfs_that_is_gone_ends_in_a_sentence(hdfs: Cluster, far: str, monkey
 def test_a_dataset_that_is_not_there_is_said(hdfs: Cluster) -> None:
     with pytest.raises(DatasetError, match="no dataset here"):
         opened(f"{hdfs.hdfs_url}/user/tester/nothing")
-
-
-def resume(cluster: Cluster, *names: str) -> None:
-    for name in names:
-        os.kill(cluster.processes[name].pid, signal.SIGCONT)
-
-
-@contextmanager
-def stopped(cluster: Cluster, *names: str) -> Iterator[None]:
-    for name in names:
-        os.kill(cluster.processes[name].pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        resume(cluster, *names)
-
-
-@contextmanager
-def killed(cluster: Cluster, *names: str) -> Iterator[None]:
-    """SIGKILL; afterwards the daemons are started again."""
-    processes = [cluster.processes[name] for name in names]
-    for process in processes:
-        os.kill(process.pid, signal.SIGKILL)
-    daemons.stop(processes)
-    try:
-        yield
-    finally:
-        again = up(cluster.folder, ["hdfs"], Console())
-        cluster.processes.update(again.processes)  # type: ignore[attr-defined]

@@ -236,6 +236,25 @@ def test_two_writers_of_a_version_end_with_the_first_card(run: Run, tmp_path: Pa
     assert verify(str(tmp_path / "out"), Console())[1] == []
 
 
+def test_a_card_whose_writer_got_an_error_keeps_its_files(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a NameNode that creates the file, and whose answer is lost."""
+    raw, publish = write(tmp_path / "raw" / "p.csv", "a,1,Rom\nb,2,Bern\n"), cards.publish
+
+    def lost(folder: str, card: Card) -> bool:
+        if publish(folder, card):
+            raise StorageError("no answer")
+        return False
+
+    monkeypatch.setattr(cards, "publish", lost)
+    for _ in ("clean card", "card"):
+        with pytest.raises(StorageError, match="no answer"):
+            run(raw, tmp_path / "out")
+    assert verify(str(tmp_path / "out"), Console())[1] == []
+    assert run(raw, tmp_path / "out").reused
+
+
 def test_frozen_transforms_are_those_of_the_other_version(
     spark: SparkSession, digits_csv: Path, built_digits: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,16 @@ penstock.errors.DatasetError: f.parquet: the file is missing; build the dataset 
 	at org.apache.spark.api.python.BasePythonRunner
 """
 NO_SPACE = "Job aborted due to stage failure: ... java.io.IOException: No space left on device\n\tat java.base/"
+QUOTA = """Caused by: org.apache.hadoop.hdfs.protocol.DSQuotaExceededException: The DiskSpace quota of /d is exceeded: \
+quota = 260 MB but diskspace consumed = 514.31 MB
+	at org.apache.hadoop.hdfs.server.namenode.DirectoryWithQuotaFeature"""
+FULL = """org.apache.hadoop.ipc.RemoteException(java.io.IOException): File /d/x could only be written to 0 of the 1 \
+minReplication nodes. There are 2 datanode(s) running and 0 node(s) are excluded in this operation.
+	at org.apache.hadoop.hdfs"""
+LOST = """Job aborted due to stage failure: Task 1 in stage 7.0 failed 4 times, most recent failure: Lost task 1.3 in \
+stage 7.0 (TID 15) (10.0.0.7 executor 5): ExecutorLostFailure (executor 5 exited caused by one of the running tasks) \
+Reason: Command exited with code 137
+Driver stacktrace:"""
 DENIED = "org.apache.hadoop.security.AccessControlException: Permission denied: user=a, access=WRITE, inode=/d"
 CUT = """[FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:///raw/a%20%5B1%5D.csv.gz. SQLSTATE: KD001
 Caused by: java.io.EOFException: Unexpected end of input stream
@@ -49,6 +59,26 @@ COLUMN = "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column `agee` cannot be resolved
             NO_SPACE.replace("No space left on device", "File too large"),
             StorageError,
             "OUT: a file would be larger than is allowed here; raise the limit (ulimit -f)",
+        ),
+        (
+            QUOTA,
+            StorageError,
+            "OUT: no space left: the DiskSpace quota of /d is exceeded: quota = 260 MB but diskspace consumed = 514.31 "
+            "MB; free some, or have the quota raised",
+        ),
+        (
+            FULL,
+            StorageError,
+            "OUT: no DataNode takes another block (it could only be written to 0 of the 1 minReplication nodes. There "
+            "are 2 datanode(s) running and 0 node(s) are excluded in this operation); free some space, or see `hdfs "
+            "dfsadmin -report`",
+        ),
+        (
+            LOST,
+            PenstockError,
+            "Spark has lost executors more often than spark.task.maxFailures allows (Command exited with code 137); "
+            "look at their logs; if they were killed for their memory, raise spark.executor.memory or "
+            "spark.executor.memoryOverhead",
         ),
         (DENIED, StorageError, "OUT or RAW: permission denied; choose another place or change its mode"),
         (

@@ -58,6 +58,14 @@ def test_orphans_are_listed_and_nothing_else(out: Path) -> None:
     assert there(out) == before
 
 
+def test_files_that_never_got_their_name_are_orphans_too(out: Path) -> None:
+    for path in (".penstock-0123", "cards/.v9.json.a1", "clean/cards/.c9.json.a1", ".DS_Store", "cards/.hidden"):
+        file(out / path)
+    found = [each.path for each in unneeded(str(out)) if each.why == "its writer died"]
+    assert found == [".penstock-0123", "cards/.v9.json.a1", "clean/cards/.c9.json.a1"]
+    assert not [each for each in unneeded(str(out), older_than_s=60) if each.path in found]
+
+
 def test_what_a_job_may_be_writing_is_left(out: Path) -> None:
     assert cli.main(["gc", str(out), "--remove"]) == 0
     assert (out / "data/v9-dead").exists()
