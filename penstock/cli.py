@@ -8,7 +8,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from penstock import __version__, command, log, store
@@ -104,7 +103,9 @@ def run(argv: Sequence[str] | None = None) -> int:
     )
     made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with dataset.py and model.py")
     made.add_argument("--raw", required=True, metavar="URL", help="a raw file, or the folder of the raw files")
-    made.add_argument("--out", required=True, metavar="DIR", help="gets dataset/ and runs/<number>/")
+    made.add_argument(
+        "--out", required=True, metavar="URL", help="gets dataset/ and runs/<number>/; a path, hdfs:// or s3://"
+    )
     made.add_argument("--master", help="Spark master; default: spark-submit's, or local[*]")
     add_config_arguments(made)
     return command.execute(made.parse_args(argv), run_both)
@@ -119,8 +120,8 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     recipe = find(arguments.recipe)
     config, device = training.configure(recipe, arguments), choose_device(arguments.device)
-    out = Path(arguments.out).expanduser().absolute()
-    dataset = str(out / "dataset")
+    out = store.absolute(arguments.out).removeprefix("file://")
+    dataset = store.join(out, "dataset")
 
     console.say(f"Raw data to a dataset version: {store.shown(store.absolute(arguments.raw))}")
     built = etl.etl(recipe, arguments.raw, dataset, console, master=arguments.master)
@@ -128,7 +129,8 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     console.say(f"\nDataset version to a model: {config.model}, {config.epochs} epochs on {device}")
     folder = _unfinished_or_new(
-        out / "runs", lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config)
+        store.join(out, "runs"),
+        lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config),
     )
     version, reading, options = built.card.version, training.reading(arguments), training.options(arguments)
     with caught() as signals:
@@ -138,21 +140,21 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     console.say()
     training.report(trained, console)
 
-    told: dict[str, Any] = {**etl.summary(built, dataset), "run": str(folder), **trained.report}
+    told: dict[str, Any] = {**etl.summary(built, dataset), "run": folder, **trained.report}
     if "test" in built.card.splits:
-        file = str(folder / "predictions.parquet")
+        file = store.join(folder, "predictions.parquet")
         predicted = predict(folder, dataset, file, console, version=built.card.version, splits=["test"], device=device)
         console.say(f"Predictions for the {predicted['rows']:,} test rows: {store.shown(predicted['predictions'])}")
         told["predictions"] = file
     return told
 
 
-def _unfinished_or_new(runs: Path, is_this_run: Callable[[Path], bool]) -> Path:
+def _unfinished_or_new(runs: str, is_this_run: Callable[[str], bool]) -> str:
     """The newest run if it was interrupted and is of this configuration, so that it goes on; else the next number."""
-    last = max((int(path.name) for path in runs.glob("[0-9]*") if path.name.isdigit()), default=0)
-    newest = runs / str(last)
-    unfinished = (newest / "config.json").exists() and not (newest / "report.json").exists()
-    return newest if unfinished and is_this_run(newest) else runs / str(last + 1)
+    last = max((int(name) for name in store.folders(runs) if name.isdigit()), default=0)
+    newest = store.join(runs, str(last))
+    has_config, has_report = (store.exists(store.join(newest, name)) for name in ("config.json", "report.json"))
+    return newest if has_config and not has_report and is_this_run(newest) else store.join(runs, str(last + 1))
 
 
 if __name__ == "__main__":

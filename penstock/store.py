@@ -9,25 +9,28 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import io
 import itertools
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
+from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from penstock.errors import DatasetError, RawDataError, StorageError
+from penstock.errors import DatasetError, Preempted, RawDataError, StorageError
 
 LEADS_OUT = r"^$|^/|(^|/)\.\.(/|$)|://|\\"  # of a relative path that must not leave its folder
 WILDCARD = re.compile(r"[*?\[]")  # of a pattern as fsspec knows them; `**` is any number of folders
@@ -91,6 +94,10 @@ def _hdfs(host: str, pid: int) -> fsspec.AbstractFileSystem:
     return url_to_fs(f"hdfs://{host}", skip_instance_cache=True, **HDFS_PATIENCE)[0]
 
 
+def is_local(url: str) -> bool:
+    return isinstance(filesystem(url)[0], LocalFileSystem)
+
+
 def join(url: str, *names: str) -> str:
     return "/".join([url.rstrip("/"), *(name.strip("/") for name in names)])
 
@@ -125,12 +132,19 @@ def file_names(url: str) -> list[str]:
 def file_sizes(url: str) -> dict[str, int]:
     """Names of the files below a folder, as `file_names`, with their bytes."""
     fs, path = filesystem(url)
+    # fsspec's walk leaves out what it cannot list, which is all of an HDFS that does not answer
+    options = {"on_error": _raise_unless_missing} if _is_hdfs(fs) else {}
     try:
         with _reading(url):
-            found = fs.find(path, detail=True)
+            found = fs.find(path, detail=True, **options)
     except FileNotFoundError:  # of a bucket that is not there; other filesystems find nothing
         return {}
     return {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
+
+
+def _raise_unless_missing(error: Exception) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def folders(url: str) -> dict[str, tuple[int, float]]:
@@ -213,9 +227,9 @@ def write_new(url: str, content: bytes) -> bool:
                 return False
             return True
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with _written_beside(Path(path), content) as beside:
+        with _written_beside(Path(path), io.BytesIO(content)) as written:
             try:
-                os.link(beside, path)  # unlike a rename, fails where the name is taken
+                os.link(written, path)  # unlike a rename, fails where the name is taken
             except FileExistsError:
                 return False
             sync_folder(Path(path).parent)
@@ -229,7 +243,7 @@ def _write_new_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes)
     """
     folder, _, name = path.rpartition("/")
     beside = f"{folder}/.{name}.{uuid.uuid4().hex}"
-    _write_to_hdfs(fs, beside, content)
+    _write_to_hdfs(fs, beside, io.BytesIO(content))
     try:
         fs.mv(beside, path)  # fails where the name is taken
     except FileExistsError:
@@ -248,15 +262,16 @@ def write(url: str, content: memoryview) -> None:
 
 
 def _write(fs: fsspec.AbstractFileSystem, path: str, content: memoryview | bytes) -> None:
-    if fs.protocol == "hdfs":
-        # hdfs-native takes a view number by number, and those of Arrow are of signed ones, which it refuses.
-        _write_to_hdfs(fs, path, bytes(content))
+    if _is_hdfs(fs):
+        _write_to_hdfs(fs, path, io.BytesIO(content))
         return
     with fs.open(path, "wb") as file:
         file.write(content if isinstance(fs, LocalFileSystem) else bytes(content))
 
 
-def _write_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+def _write_to_hdfs(
+    fs: fsspec.AbstractFileSystem, path: str, source: BinaryIO, moved: Callable[[], object] = lambda: None
+) -> None:
     """Tries again where a DataNode does not take a new block, since hdfs-native asks the NameNode for no other one.
 
     The NameNode offers a dead DataNode until it has missed its heartbeats for a while; of one that dies later
@@ -265,8 +280,11 @@ def _write_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> 
     begun = time.monotonic()
     for tried in itertools.count(1):
         file = fs.open(path, "wb")
+        source.seek(0)
         try:
-            file.write(content)
+            while chunk := source.read(CHUNK_BYTES):
+                file.write(chunk)
+                moved()
             file.close()
             return
         except (FileNotFoundError, PermissionError):
@@ -281,31 +299,114 @@ def _write_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> 
         time.sleep(1)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Writes a local file, whole or not at all, over what was there."""
-    with _writing(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _written_beside(path, content) as beside:
-            os.replace(beside, path)
-            sync_folder(path.parent)
+def replace(url: str | Path, content: bytes) -> None:
+    """Writes a file, whole or not at all, over what was there."""
+    fs, path = filesystem(str(url))
+    with _writing(str(url)):
+        if isinstance(fs, LocalFileSystem):
+            _replace_local(Path(path), io.BytesIO(content))
+        else:
+            with _beside(fs, path) as beside:
+                _write(fs, beside, content) if _is_hdfs(fs) else fs.pipe_file(beside, content)
+
+
+def put(file: Path, url: str, moved: Callable[[], object] = lambda: None) -> None:
+    """Copies a local file, whole or not at all, over what was there. `moved` is called now and then as bytes go.
+
+    Raises: FileNotFoundError where there is no such local file; StorageError.
+    """
+    fs, path = filesystem(url)
+    with file.open("rb") as source, _writing(url):
+        if isinstance(fs, LocalFileSystem):
+            _replace_local(Path(path), source)
+        else:
+            with _beside(fs, path) as beside:
+                if _is_hdfs(fs):
+                    _write_to_hdfs(fs, beside, source, moved)
+                else:
+                    fs.put_file(str(file), beside, callback=_Moved(moved))
+
+
+class _Moved(Callback):  # type: ignore[misc]
+    def __init__(self, moved: Callable[[], object]) -> None:
+        super().__init__()
+        self._moved = moved
+
+    def relative_update(self, inc: int = 1) -> None:
+        self._moved()
+
+
+def get(url: str, file: Path) -> None:
+    """Copies a file to a local one. Raises: FileNotFoundError, StorageError."""
+    fs, path = filesystem(url)
+    with _reading(url), storage_errors(str(file)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(path, str(file))
+
+
+def move(url: str, to: str) -> None:
+    """Gives a file that is not local another name, over what was there; an object store copies it for that."""
+    (fs, path), (_, there) = filesystem(url), filesystem(to)
+    with _writing(to):
+        if _is_hdfs(fs):
+            fs.mv(path, there, overwrite=True)
+        else:
+            fs.cp_file(path, there)
+            fs.rm_file(path)
+
+
+def _is_hdfs(fs: fsspec.AbstractFileSystem) -> bool:
+    return bool(fs.protocol == "hdfs")
+
+
+@contextmanager
+def _beside(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
+    """Where to write a far file so that it has its name when it is whole: of object stores that is true of any file."""
+    if not _is_hdfs(fs):
+        yield path
+        return
+    folder, _, name = path.rpartition("/")
+    beside = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    try:
+        yield beside
+        fs.mv(beside, path, overwrite=True)
+    except BaseException:
+        with suppress(Exception):  # nothing may answer there
+            fs.rm_file(beside)
+        raise
 
 
 @contextmanager
 def _writing(url: str) -> Iterator[None]:
-    """`storage_errors`, for a place where the folders that are missing cannot be made, as in /proc."""
+    """`storage_errors`, and whatever else a driver raises; also for a place where missing folders cannot be made, as in
+    /proc."""
     try:
         with storage_errors(url):
             yield
+    except (StorageError, Preempted):
+        raise
     except FileNotFoundError as error:
-        raise StorageError(f"{shown(url)}: cannot be created ({error.strerror}); choose another place") from error
+        why = error.strerror or str(error).partition("\n")[0]
+        raise StorageError(f"{shown(url)}: cannot be created ({why}); choose another place") from error
+    except Exception as error:
+        raise StorageError(
+            f"{shown(url)}: cannot be written ({_why(error)}); check the URL, and whether the storage answers"
+        ) from error
+
+
+def _replace_local(path: Path, source: BinaryIO) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _written_beside(path, source) as beside:
+        os.replace(beside, path)
+        sync_folder(path.parent)
 
 
 @contextmanager
-def _written_beside(path: Path, content: bytes) -> Iterator[str]:
+def _written_beside(path: Path, source: BinaryIO) -> Iterator[str]:
     handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            shutil.copyfileobj(source, file, CHUNK_BYTES)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~_umask())
@@ -458,7 +559,7 @@ def _reading(url: str) -> Iterator[None]:
     try:
         with storage_errors(url):
             yield
-    except (FileNotFoundError, StorageError):
+    except (FileNotFoundError, StorageError, Preempted):
         raise
     except IsADirectoryError as error:
         raise StorageError(f"{shown(url)}: a folder is where a file is needed; remove it, or check the URL") from error

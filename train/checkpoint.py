@@ -51,7 +51,7 @@ class Checkpoints:
         self._copy: Any = None
         with store.storage_errors(str(self._folder)):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self._folder / ".lock", run_folder)
+            self._lock = locked(self._folder / ".lock", run_folder, f"{os.getpid()} on {platform.node()}")
             for left in (".new", ".best"):
                 (self._folder / left).unlink(missing_ok=True)
 
@@ -171,7 +171,7 @@ def _link(path: Path, to: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _locked(path: Path, run_folder: Path) -> int:
+def locked(path: Path, run: Path | str, holder: str) -> int:
     """A lock that dies with its holder. Raises: RunError where another process keeps it."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     until = time.monotonic() + LOCK_S
@@ -182,15 +182,15 @@ def _locked(path: Path, run_folder: Path) -> int:
             if time.monotonic() < until:
                 time.sleep(0.1)
                 continue
-            holder = os.pread(lock, 200, 0).decode(errors="replace")
+            other = os.pread(lock, 200, 0).decode(errors="replace")
             os.close(lock)
             raise RunError(
-                f"{run_folder}: another process ({holder}) is training here; wait for it, or choose another --out"
+                f"{run}: another process ({other}) is training here; wait for it, or choose another --out"
             ) from error
         except OSError:  # a filesystem without locks: nothing to rely on, nothing to stop for
             return lock
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()} on {platform.node()}".encode(), 0)
+        os.pwrite(lock, holder.encode(), 0)
         return lock
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from penstock.errors import Preempted
 from train.checkpoint import Checkpoints
 from train.distributed import World
+from train.mirror import Mirror
 from train.preemption import Signals
 from train.watchdog import Watchdog
 
@@ -20,12 +21,18 @@ GO, SAVE = 0, 1  # then SIGINT (2) and SIGTERM (15): the largest that a rank wis
 
 
 class Control:
-    """`checkpoints` are rank 0's; the other ranks have None."""
+    """`checkpoints` are rank 0's; the other ranks have None. So is `mirror`, where the run's folder is not local."""
 
     def __init__(
-        self, world: World, signals: Signals, watchdog: Watchdog, checkpoints: Checkpoints | None, checkpoint_s: float
+        self,
+        world: World,
+        signals: Signals,
+        watchdog: Watchdog,
+        checkpoints: Checkpoints | None,
+        mirror: Mirror | None,
+        checkpoint_s: float,
     ) -> None:
-        self._signals, self._watchdog, self._checkpoints = signals, watchdog, checkpoints
+        self._signals, self._watchdog, self._checkpoints, self._mirror = signals, watchdog, checkpoints, mirror
         self._checkpoint_s, self._asked = checkpoint_s, time.monotonic()
         self._step, self._answer = 0, GO
         self._group: Any = dist.new_group(backend="gloo") if world.size > 1 else None
@@ -46,12 +53,14 @@ class Control:
     def before(self, step: int) -> bool:
         """Whether to save the state now: before a step, of which `step` are done. `stop_if_asked` follows.
 
-        Raises: StorageError where the checkpoint before could not be written.
+        Raises: StorageError where the checkpoint before could not be written; as Mirror.check.
         """
         self._watchdog.reached(step)
         self._step, wish = step, self._signals.signum
         if self._checkpoints is not None:
             self._checkpoints.check()
+            if self._mirror is not None:
+                self._mirror.check()
             if time.monotonic() - self._asked > self._checkpoint_s and not self._checkpoints.is_writing:
                 self._asked, wish = time.monotonic(), max(wish, SAVE)
         self._answer = max(self._ask(wish), self._answer)
@@ -100,6 +109,8 @@ class Control:
             return
         if self._checkpoints is not None:
             self._checkpoints.wait()
+        if self._mirror is not None:
+            self._mirror.flush()
         if self._group is not None:
             self._arrived()
             dist.barrier(group=self._group)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import os
 import sys
 import tempfile
 import warnings
@@ -61,9 +60,9 @@ class FromFields(nn.Module):
 
 @torch.no_grad()
 def export(
-    run: Path, to: str, out: Path, console: Console, *, data_url: str | None = None, version: str | None = None
+    run: str, to: str, out: str, console: Console, *, data_url: str | None = None, version: str | None = None
 ) -> dict[str, Any]:
-    """Writes the model of a finished run to the file `out`.
+    """Writes the model of a finished run to the file `out`; both are paths or URLs.
 
     `data_url` is where the dataset is now; default: where it was. Raises: RunError where the run is not finished, the
     model cannot be exported, or the exported one gives other outputs; what was at `out` is then still there.
@@ -73,21 +72,23 @@ def export(
     for name in ("torch.fx", "torch.onnx"):  # what matters is raised; else one reads of torchvision's absence
         logging.getLogger(name).setLevel(logging.CRITICAL)
     finished = load(run)
-    store.check_writable(str(out.parent))
+    target = store.absolute(out)
+    place, _, name = target.rpartition("/")
+    store.check_writable(place)
     module = FromFields(finished).eval()
     about = {f"penstock.{name}": str(finished.described[name]) for name in ("recipe", "dataset_version", "contract")}
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
         with console.step(f"export to {to}"):
             example = fields_read(finished)
             sizes = _sizes(example, finished.card.schema)
             program = _trace(module, example, sizes, run)
             write = _write_onnx if to == "onnx" else _write_torch
-            exported = write(program, sizes, Path(folder) / out.name, about)
+            exported = write(program, sizes, Path(folder) / name, about)
         told = _compare(module, exported, list(example), finished, data_url, version)
         for file in sorted(Path(folder).iterdir(), reverse=True):  # a large model's `….onnx.data` before its `….onnx`
-            os.replace(file, out.parent / file.name)
+            store.put(file, store.join(place, file.name))
     inputs = {name: [str(value.dtype).removeprefix("torch."), *value.shape[1:]] for name, value in example.items()}
-    return {"file": str(out), "format": to, "inputs": inputs, **told}
+    return {"file": target.removeprefix("file://"), "format": to, "inputs": inputs, **told}
 
 
 class Noted(UserDict[str, Tensor]):
@@ -117,7 +118,7 @@ def fields_read(finished: Finished) -> Fields:
         finished.recipe.prepare(batch, finished.card)
     except KeyError as error:
         raise RunError(
-            f"{finished.folder}: the recipe's prepare reads {error.args[0]!r}, which is neither a tensor of a fixed "
+            f"{finished.run}: the recipe's prepare reads {error.args[0]!r}, which is neither a tensor of a fixed "
             f"size nor a list of numbers: a model that needs it cannot be exported"
         ) from error
     return {name: value for name, value in batch.data.items() if name in batch.read}
@@ -129,7 +130,7 @@ def _sizes(example: Fields, schema: Schema) -> dict[str, dict[int, Any]]:
     return {name: {0: Dim("batch"), **({1: Dim(f"{name}_length")} if name in lists else {})} for name in example}
 
 
-def _trace(module: FromFields, example: Fields, sizes: Any, run: Path) -> ExportedProgram:
+def _trace(module: FromFields, example: Fields, sizes: Any, run: str) -> ExportedProgram:
     try:
         with redirect_stderr(StringIO()):  # it prints a failed graph there
             return torch.export.export(module, (example,), dynamic_shapes={"fields": sizes})
@@ -196,7 +197,7 @@ def _compare(
             largest = max(largest, difference)
             if not difference <= TOLERANCE:  # also where it is NaN
                 raise RunError(
-                    f"{finished.folder}: the exported model gives other outputs than the model: on rows of "
+                    f"{finished.run}: the exported model gives other outputs than the model: on rows of "
                     f"{split} they differ by {difference:.2g}, allowed is {TOLERANCE}; nothing is written"
                 )
     rows = sum(len(value) for batch in batches for value in list(batch.values())[:1])
@@ -222,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
         "Write the model of a finished run, with the recipe's prepare, as one file that serves without this project.",
         "penstock export /data/runs/1 --to onnx",
     )
-    made.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    made.add_argument("run", metavar="RUN", help="the folder of a finished run, local or a URL")
     made.add_argument("--to", required=True, choices=sorted(SUFFIX), help="an ONNX file, or a torch.export program")
     made.add_argument("--out", metavar="FILE", help="default: RUN/model.onnx, RUN/model.pt2; replaced if it is there")
     made.add_argument("--data", metavar="URL", help="where to take rows to compare on; default: the run's dataset")
@@ -231,11 +232,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    run = Path(arguments.run).expanduser().absolute()
+    run = store.shown(store.absolute(arguments.run))
     name = f"model{SUFFIX[arguments.to]}"
     if arguments.out:
         command.check_file(arguments.out, name)
-    out = Path(arguments.out).expanduser().absolute() if arguments.out else run / name
+    out = arguments.out or store.join(run, name)
     told = export(run, arguments.to, out, console, data_url=arguments.data, version=arguments.version)
     fields = ", ".join(f"{name} {dtype}{shape}" for name, (dtype, *shape) in told["inputs"].items())
     if told["rows_compared"]:

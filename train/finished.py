@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from safetensors.torch import load as load_tensors
 from torch import nn
 
 from penstock import card as cards
+from penstock import store
 from penstock.card import Card
 from penstock.errors import RunError
 from penstock.recipe import find
@@ -22,7 +22,7 @@ from train.run import read_config
 
 @dataclass(frozen=True)
 class Finished:
-    folder: Path
+    run: str  # its folder, local or a URL
     described: dict[str, Any]  # config.json
     config: TrainConfig
     recipe: Any  # the module model.py
@@ -30,44 +30,42 @@ class Finished:
     model: nn.Module  # on the CPU, in the run's precision, set to evaluate
 
 
-def load(folder: Path) -> Finished:
+def load(run: str) -> Finished:
     """Raises: RunError where the folder holds no run, or one that is not finished, or damaged files."""
-    described = read_config(folder)
-    recipe, card = find(described["recipe"]).model(), _card(folder)
+    described = read_config(run)
+    recipe, card = find(described["recipe"]).model(), _card(run)
     config = TrainConfig.from_json(described["config"])
     model: nn.Module = recipe.build_model(config, card)
     if config.precision == "float64":
         acceleration.lay_out(model, torch.float64, None)
-    weights = _weights(folder)
+    weights = _weights(run)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(
-            f"{folder}: its weights do not fit the model that {described['recipe']} makes now ({_line(error)}); go "
+            f"{run}: its weights do not fit the model that {described['recipe']} makes now ({_line(error)}); go "
             f"back to the recipe's code of that run"
         ) from error
-    return Finished(folder, described, config, recipe, card, model.eval())
+    return Finished(run, described, config, recipe, card, model.eval())
 
 
-def _card(folder: Path) -> Card:
+def _card(run: str) -> Card:
     try:
-        found = cards.from_json((folder / "card.json").read_bytes(), f"{folder}/card.json")
+        found = cards.from_json(store.read_bytes(store.join(run, "card.json")), f"{run}/card.json")
     except FileNotFoundError as error:
-        raise RunError(f"{folder}: card.json is missing; train again into another folder") from error
+        raise RunError(f"{run}: card.json is missing; train again into another folder") from error
     assert isinstance(found, Card)
     return found
 
 
-def _weights(folder: Path) -> dict[str, torch.Tensor]:
+def _weights(run: str) -> dict[str, torch.Tensor]:
     try:
-        return load_tensors((folder / "model.safetensors").read_bytes())
+        return load_tensors(store.read_bytes(store.join(run, "model.safetensors")))
     except FileNotFoundError as error:
-        raise RunError(
-            f"{folder}: the run is not finished (no model.safetensors); go on with `penstock train`"
-        ) from error
+        raise RunError(f"{run}: the run is not finished (no model.safetensors); go on with `penstock train`") from error
     except SafetensorError as error:
         raise RunError(
-            f"{folder}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again"
+            f"{run}/model.safetensors: damaged ({error}); remove report.json and run `penstock train` again"
         ) from error
 
 

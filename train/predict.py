@@ -31,7 +31,7 @@ from train.run import EVALUATION_BATCH
 
 @torch.no_grad()
 def predict(
-    run: Path,
+    run: Path | str,
     data_url: str,
     out: str,
     console: Console,
@@ -46,6 +46,7 @@ def predict(
     """
     cpu.keep_memory()
     device = device or choose_device("auto")
+    run = store.shown(store.absolute(str(run)))
     finished = load(run)
     recipe, trained_on = finished.recipe, finished.card
     card = cards.load(data_url, version)
@@ -62,7 +63,6 @@ def predict(
     inputs = card.schema.without_label().names
     wanted = list(splits) or list(card.splits)
     target = store.absolute(out)
-    fs, path = store.filesystem(target)
     schema = pa.schema([(key.name, key.arrow_type), ("split", pa.string())])
     num_rows = 0
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
@@ -91,11 +91,11 @@ def predict(
         if num_rows != expected:
             raise DatasetError(f"{data_url}: {expected:,} rows in, but {num_rows:,} predictions; nothing is written")
         store.check_writable(target.rpartition("/")[0])
-        store.replace(Path(path), local.read_bytes()) if target.startswith("file://") else fs.put_file(str(local), path)
+        store.put(local, target)
     return {"predictions": target, "rows": num_rows, "dataset_version": card.version}
 
 
-def _check_contract(run: Path, trained_on: Card, card: Card, data_url: str) -> None:
+def _check_contract(run: str, trained_on: Card, card: Card, data_url: str) -> None:
     if card.contract == trained_on.contract:
         return
     there, here = trained_on.schema.without_label(), card.schema.without_label()
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         "Predict every row of a dataset version, labelled or not, with the model of a finished run.",
         "penstock predict /data/runs/1 --data /data/mnist_dataset --split test --out predictions.parquet",
     )
-    made.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    made.add_argument("run", metavar="RUN", help="the folder of a finished run, local or a URL")
     made.add_argument("--data", required=True, metavar="URL", help="the dataset's folder")
     made.add_argument("--out", required=True, metavar="URL", help="the Parquet file to write; replaced if it is there")
     made.add_argument("--version", help="dataset version; default: the newest")
@@ -124,10 +124,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    run = Path(arguments.run).expanduser().absolute()
     command.check_file(arguments.out, "predictions.parquet")
     told = predict(
-        run,
+        arguments.run,
         arguments.data,
         arguments.out,
         console,

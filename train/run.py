@@ -5,7 +5,7 @@ One process is one rank. All of them read; rank 0 alone writes the run folder an
 A run folder holds config.json, card.json (of the dataset), starts.jsonl (when, where and by which versions it was
 started), metrics.jsonl (the same on every run of the same configuration), timings.jsonl, status.json, tensorboard/,
 checkpoints/, and in the end model.safetensors and report.json. A run that was interrupted goes on from its newest
-checkpoint when it is started again.
+checkpoint when it is started again. Where the folder is not local, it is a copy of a local one (`train/mirror.py`).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from train.feed.row_groups import Verify
 from train.feed.timing import STAGES, advice
 from train.loop import EpochResult
 from train.loop import train as train_loop
+from train.mirror import local_folder, mirrored
 from train.observe import environment, json_lines, mlflow
 from train.observe.tensorboard import Charts
 from train.preemption import Signals, caught
@@ -59,7 +60,7 @@ EVALUATION_BATCH = 1024
 class Trained:
     """What a finished run says of itself; `report` is what report.json holds, for rank 0."""
 
-    folder: Path
+    run: str  # its folder, a path or a URL
     report: Mapping[str, Any]
     reused: bool
 
@@ -67,7 +68,7 @@ class Trained:
 def train(
     recipe: Recipe,
     data_url: str,
-    folder: Path,
+    out: Path | str,
     config: TrainConfig,
     world: World,
     version: str | None,
@@ -76,7 +77,7 @@ def train(
     options: Options | None = None,
     signals: Signals | None = None,
 ) -> Trained:
-    """Trains a recipe's model on a dataset version, or goes on where this run folder stopped.
+    """Trains a recipe's model on a dataset version, or goes on where the run folder `out` stopped, a path or a URL.
 
     `reading` are options of `Feed` that change how it reads, not what: `num_workers`, `verify`, `cache`, `cache_bytes`.
 
@@ -84,34 +85,39 @@ def train(
     `signals` asked for an end.
     """
     data_url, options, signals = store.absolute(data_url), options or Options(), signals or Signals()
+    url = store.absolute(str(out))
+    folder = local_folder(url)
     with ExitStack() as stack:
-        watchdog = stack.enter_context(Watchdog(world, options.timeout, folder, signals))
-        checkpoints, done, is_over = None, None, False
+        watchdog = stack.enter_context(Watchdog(world, options.timeout, url, signals))
+        mirror, checkpoints, done, is_over = None, None, None, False
         with distributed.together(world):
             if world.rank == 0:
                 card = cards.load(data_url, version)
-                store.check_writable(str(folder))
+                store.check_writable(url)
+                if not store.is_local(url):
+                    mirror = stack.enter_context(mirrored(url, console.say))
                 checkpoints = stack.enter_context(Checkpoints(folder))
                 _same_run_or_new(folder, recipe, data_url, card, config, options.resume_anyway, console)
                 version, is_over = card.version, status.is_restart_of_preempted(folder)
                 if (folder / "report.json").exists():
                     done = json.loads((folder / "report.json").read_text())
         version, done, is_over = distributed.from_rank_0((version, done, is_over), world)
-        log.about(recipe=recipe.name, version=version, run=str(folder))
+        log.about(recipe=recipe.name, version=version, run=url.removeprefix("file://"))
         if done is not None:
-            return Trained(folder, done, reused=True)
+            return Trained(url, done, reused=True)
         if is_over:
             raise Preempted(signal.SIGTERM, "before it was started again by its launcher")
         if world.rank == 0:
-            stack.enter_context(status.told(folder, world.size))
-        control = Control(world, signals, watchdog, checkpoints, options.checkpoint_seconds)
-        return _train(recipe, data_url, folder, config, world, version, console, reading or {}, options, control)
+            stack.enter_context(status.told(folder, world.size, mirror.named if mirror is not None else str))
+        control = Control(world, signals, watchdog, checkpoints, mirror, options.checkpoint_seconds)
+        report = _train(recipe, data_url, url, config, world, version, console, reading or {}, options, control)
+    return Trained(url, report, reused=False)
 
 
 def _train(
     recipe: Recipe,
     data_url: str,
-    folder: Path,
+    url: str,
     config: TrainConfig,
     world: World,
     version: str | None,
@@ -119,8 +125,10 @@ def _train(
     reading: Mapping[str, Any],
     options: Options,
     control: Control,
-) -> Trained:
+) -> Mapping[str, Any]:
+    """Trains in the local folder of the run at `url`. Returns what report.json holds, for rank 0."""
     cpu.keep_memory()
+    folder = local_folder(url)
     with distributed.together(world):
         model_recipe, card = recipe.model(), cards.load(data_url, version)
         torch.manual_seed(config.seed)
@@ -170,9 +178,10 @@ def _train(
 
             started = environment.describe(recipe.folder, world.device, world.size, num_threads)
             console.say(environment.summary(started, card))
-            json_lines.append(folder / "starts.jsonl", {"step": at["step"], **started})
+            run = url.removeprefix("file://")
+            json_lines.append(folder / "starts.jsonl", {"step": at["step"], "run": run, **started})
             charts = Charts(folder, at["step"], num_steps)
-            tracking = mlflow.start(folder)
+            tracking = mlflow.start(url, folder)
 
     results = json_lines.read(folder / "timings.jsonl")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -238,7 +247,7 @@ def _train(
 
     weights = distributed.full(model.state_dict(), world)
     if world.rank:
-        return Trained(folder, {}, reused=False)
+        return {}
     seconds, rows = (max(1e-9, sum(timing[name] for timing in results)) for name in ("seconds", "rows"))
     steps = results[-1]["step"] if results else num_steps
     if steps < num_steps:
@@ -269,8 +278,8 @@ def _train(
     store.replace(folder / "model.safetensors", save({k: v.contiguous() for k, v in weights.items()}, about))
     store.replace(folder / "report.json", _json(report))
     charts.close()
-    mlflow.finish(tracking, folder)
-    return Trained(folder, report, reused=False)
+    mlflow.finish(tracking, url, folder)
+    return report
 
 
 def _first_rows(
@@ -286,9 +295,9 @@ def _first_rows(
     return batch
 
 
-def differences(folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> list[str]:
+def differences(run: str, recipe: Recipe, data_url: str, card: Card, config: TrainConfig) -> list[str]:
     """What a run folder's configuration has other than this one; [] where the run could go on. Raises: RunError."""
-    there, now = _flat(read_config(folder)), _flat(_described(recipe, data_url, card, config))
+    there, now = _flat(read_config(run)), _flat(_described(recipe, data_url, card, config))
     return [
         f"{name}: {_short(there.get(name))} there, {_short(value)} now"
         for name, value in now.items()
@@ -305,7 +314,7 @@ def _same_run_or_new(
     """
     earlier: list[Any] = []
     if (folder / "starts.jsonl").exists():
-        if not (differs := differences(folder, recipe, data_url, card, config)):
+        if not (differs := differences(str(folder), recipe, data_url, card, config)):
             return
         if not anyway:
             raise RunError(
@@ -313,7 +322,7 @@ def _same_run_or_new(
                 f"checkpoint with what is given now (--resume-anyway)"
             )
         console.say(f"Going on with another run ({'; '.join(differs)}), as --resume-anyway asks")
-        there = read_config(folder)
+        there = read_config(str(folder))
         earlier = [*there.pop("earlier", []), there]
         for name in ("report.json", "model.safetensors"):
             (folder / name).unlink(missing_ok=True)
@@ -339,16 +348,16 @@ def _flat(described: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in described.items() if name != "config"}, **described["config"]}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a run folder. Raises: RunError where there is none."""
+def read_config(run: str) -> dict[str, Any]:
+    """config.json of a run folder, a path or a URL. Raises: RunError where there is none."""
     try:
-        found = json.loads((folder / "config.json").read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RunError(f"{folder}: not a run folder (no config.json); make one with `penstock train`") from error
-    except json.JSONDecodeError as error:
-        raise RunError(f"{folder}/config.json: damaged ({error}); train again into another folder") from error
+        found = json.loads(store.read_bytes(store.join(run, "config.json")))
+    except FileNotFoundError as error:
+        raise RunError(f"{run}: not a run folder (no config.json); make one with `penstock train`") from error
+    except ValueError as error:
+        raise RunError(f"{run}/config.json: damaged ({error}); train again into another folder") from error
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        raise RunError(f"{folder}/config.json: not the configuration of a run; train again into another folder")
+        raise RunError(f"{run}/config.json: not the configuration of a run; train again into another folder")
     return found
 
 
@@ -373,7 +382,7 @@ def report(trained: Trained, console: Console) -> None:
     told = trained.report
     figures = ", ".join(f"{name} {value:.4f}" for name, value in told["test"].items())
     if trained.reused:
-        console.say(f"This run was finished before: {store.shown(store.absolute(str(trained.folder)))}")
+        console.say(f"This run was finished before: {store.shown(trained.run)}")
     if figures:
         console.say(f"Test {figures} on {told['test_rows']:,} rows")
     console.say(
@@ -385,7 +394,7 @@ def report(trained: Trained, console: Console) -> None:
         console.say(f"{told['flops_per_s'] / 1e12:,.3g} TFLOP/s of the model in {told['precision']}{mfu}")
     if (told_to := advice(told["feed_seconds"], told["data_stall"], told["num_workers"])) is not None:
         console.say(told_to)
-    console.say(f"Run: {store.shown(store.absolute(str(trained.folder)))}")
+    console.say(f"Run: {store.shown(trained.run)}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -396,7 +405,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with model.py")
     made.add_argument("--data", required=True, metavar="URL", help="the dataset's folder")
-    made.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
+    made.add_argument("--out", required=True, metavar="URL", help="the run's folder, a path, hdfs:// or s3://")
     made.add_argument("--version", help="dataset version; default: the newest")
     made.add_argument(
         "--resume-anyway",
@@ -496,14 +505,13 @@ def configure(recipe: Recipe, arguments: argparse.Namespace) -> TrainConfig:
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     recipe = find(arguments.recipe)
-    folder = Path(arguments.out).expanduser().absolute()
     with caught() as signals, distributed.joined(arguments.device) as world:
         with distributed.together(world):
             config = configure(recipe, arguments)
         trained = train(
             recipe,
             arguments.data,
-            folder,
+            arguments.out,
             config,
             world,
             arguments.version,
@@ -514,7 +522,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         )
     if trained.report:
         report(trained, console)
-    return {"run": str(trained.folder), "reused": trained.reused, **trained.report}
+    return {"run": trained.run.removeprefix("file://"), "reused": trained.reused, **trained.report}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

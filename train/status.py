@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,14 +21,14 @@ from penstock.errors import Preempted
 State = Literal["running", "preempted", "failed", "finished"]
 
 
-def write(run_folder: Path, state: State, **facts: Any) -> None:
+def write(run: Path | str, state: State, **facts: Any) -> None:
     told = {"state": state, **facts, "pid": os.getpid(), "host": platform.node(), "at": _now(), "launch": launch()}
-    store.replace(run_folder / "status.json", json.dumps(told, indent=1).encode() + b"\n")
+    store.replace(store.join(str(run), "status.json"), json.dumps(told, indent=1).encode() + b"\n")
 
 
 @contextmanager
-def told(run_folder: Path, world_size: int) -> Iterator[None]:
-    """Says that the run is running, and in the end what became of it."""
+def told(run_folder: Path, world_size: int, named: Callable[[str], str]) -> Iterator[None]:
+    """Says that the run is running, and in the end what became of it. `named`: an error's text as others see it."""
     write(run_folder, "running", world_size=world_size)
     try:
         yield
@@ -36,7 +36,7 @@ def told(run_folder: Path, world_size: int) -> Iterator[None]:
         write(run_folder, "preempted", detail=str(stopped))
         raise
     except BaseException as error:
-        write(run_folder, "failed", error=str(error) or type(error).__name__)
+        write(run_folder, "failed", error=named(str(error)) or type(error).__name__)
         raise
     write(run_folder, "finished")
 

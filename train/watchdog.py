@@ -11,8 +11,8 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from penstock import log
-from penstock.errors import Preempted
+from penstock.errors import Preempted, StorageError
 from train import distributed, status
 from train.distributed import World
 from train.preemption import Signals
@@ -32,8 +32,8 @@ STORE_S = 10.0
 class Watchdog:
     """Watches a rank while the context is open. With one rank and no launcher there is nothing to watch."""
 
-    def __init__(self, world: World, timeout_s: float, run_folder: Path, signals: Signals) -> None:
-        self._world, self._timeout_s, self._folder, self._signals = world, timeout_s, run_folder, signals
+    def __init__(self, world: World, timeout_s: float, run: str, signals: Signals) -> None:
+        self._world, self._timeout_s, self._run, self._signals = world, timeout_s, run, signals
         self._step, self._moved = 0, time.monotonic()
         self._every_s = min(1.0, timeout_s / 10)
         self._heard: dict[int, tuple[str, float]] = {}  # rank -> its last beat, and when it came
@@ -122,13 +122,16 @@ class Watchdog:
         have = "have" if len(named) > 1 else "has"
         error = f"{who} {have} not reached step {next_step} for {self._timeout_s:g} s (--timeout)"
         if self._store.add("said", 1) == 1:
-            status.write(self._folder, "failed", error=error)
-            self._end(error, log.error)
+            try:
+                status.write(self._run, "failed", error=error)
+            finally:
+                self._end(error, log.error)
         self._end(f"rank {self._world.rank} ends with it")
 
     def _tell(self, error: str) -> None:
         if self._world.rank == 0:
-            status.write(self._folder, "failed", error=error)
+            with suppress(StorageError):  # this rank has its own end to come to
+                status.write(self._run, "failed", error=error)
 
     def _end(self, what: str, say: Callable[[str], None] = log.info) -> None:
         say(what)

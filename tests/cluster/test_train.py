@@ -1,12 +1,17 @@
-"""Training and predicting straight from HDFS, in an environment of the training side alone: no Spark, no JVM."""
+"""Training and predicting on HDFS alone, in an environment of the training side: no Spark, no JVM, no local copy."""
 
 from __future__ import annotations
 
+import gzip
 import json
-import os
+import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cluster.__main__ import Cluster
@@ -14,7 +19,13 @@ from etl.run import etl
 from penstock import store
 from penstock.console import Console
 from penstock.recipe import find
-from tests.cluster.conftest import ROOT, environment
+from tests.cluster.conftest import ROOT, environment, put
+from tests.cluster.test_hdfs import killed
+from tests.train.far_runs import check_kills, fetched, start, steps, until
+from tests.train.processes import Place, assert_same
+
+TWO = ("--nproc-per-node", "2")
+Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +35,100 @@ def train_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_a_dataset_on_hdfs_is_trained_on_and_predicted(
-    hdfs: Cluster, raw: str, train_python: Path, tmp_path: Path
-) -> None:
-    data = f"{hdfs.hdfs_url}/user/tester/to-train-on"
-    etl(find("digits"), raw, data, Console())
-    # No java on PATH, and none where JAVA_HOME says.
-    plain = {"PATH": "/nowhere", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    plain |= {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
+@pytest.fixture
+def run(train_python: Path, tmp_path: Path) -> Run:
+    """Runs a module there, where no java is on PATH, and none where JAVA_HOME says."""
+    plain = {"PATH": "/nowhere", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
 
-    def run(*arguments: object) -> dict[str, object]:
+    def run(*arguments: object) -> dict[str, Any]:
         line = list(map(str, [train_python, "-m", *arguments, "--json"]))
         done = subprocess.run(line, env=plain, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-3000:]
         return dict(json.loads(done.stdout))
 
-    run_folder, predictions = tmp_path / "run", f"{data}-predictions/test.parquet"
-    trained = run("train.run", "digits", "--data", data, "--out", run_folder, "--epochs", 2)
-    assert trained["test_rows"] == 395
-    predicted = run("train.predict", run_folder, "--data", data, "--split", "test", "--out", predictions)
-    assert predicted["rows"] == 395
-    fs, path = store.filesystem(predictions)
-    assert fs.exists(path)
+    return run
+
+
+def idx_files(folder: Path) -> Path:
+    """A small MNIST in its own format: its four files, gzipped as they are served."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 600), ("t10k", 200)):
+        images, labels = draw.integers(0, 256, (count, 28, 28)), draw.integers(0, 10, count)
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+            content = gzip.compress(header + values.astype(np.uint8).tobytes())
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["digits", "mnist"])
+def test_a_run_on_hdfs_is_that_of_a_local_folder(
+    recipe: str, hdfs: Cluster, raw: str, run: Run, tmp_path: Path
+) -> None:
+    """Dataset, run and predictions lie on HDFS."""
+    if recipe == "mnist":
+        raw = put(idx_files(tmp_path / "raw"), f"{hdfs.hdfs_url}/raw/mnist")
+    data = f"{hdfs.hdfs_url}/user/tester/{recipe}"
+    built = etl(find(recipe), raw, data, Console())
+    url = f"{data}-runs/1"
+    reports = [run("train.run", recipe, "--data", data, "--out", out, "--epochs", 2) for out in (url, tmp_path / "run")]
+    assert reports[0]["test"] == reports[1]["test"]
+    assert reports[0]["test_rows"] == built.card.splits["test"].rows
+    assert_same(tmp_path / "run", fetched(url, tmp_path / "there"))
+    for folder, out in ((url, f"{url}/test.parquet"), (tmp_path / "run", tmp_path / "test.parquet")):
+        run("train.predict", folder, "--data", data, "--split", "test", "--out", out)
+    store.get(f"{url}/test.parquet", tmp_path / "there.parquet")
+    assert pq.read_table(tmp_path / "there.parquet").equals(pq.read_table(tmp_path / "test.parquet"))
+    exported = run("train.export", url, "--to", "torch")
+    assert exported["rows_compared"] > 0
+    assert store.exists(f"{url}/model.pt2")
+
+
+# Runs that are killed
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place.made(tmp_path_factory.mktemp("runs"))
+    place.finish("whole")
+    return place
+
+
+def test_a_killed_run_goes_on_from_hdfs_on_another_machine(hdfs: Cluster, place: Place, tmp_path: Path) -> None:
+    url = f"{hdfs.hdfs_url}/user/tester/runs/killed"
+    check_kills(place, url, tmp_path)
+    assert_same(place.folder / "whole", fetched(url, tmp_path / "there"))
+
+
+def test_two_ranks_that_are_asked_to_end_have_saved_on_hdfs(hdfs: Cluster, place: Place, tmp_path: Path) -> None:
+    url = f"{hdfs.hdfs_url}/user/tester/runs/two-there"
+    place.finish("two", *TWO)
+    # the ranks are `train.run` itself, which looks every 5 s
+    started = start(place, url, tmp_path / "one", *TWO, SLEEP_STEPS="0.1")
+    code, said = started.stop(signal.SIGTERM)
+    assert code == 75, said
+    there = fetched(url, tmp_path / "stopped")
+    assert json.loads((there / "status.json").read_text())["state"] == "preempted"
+    stopped_after = int(said.partition("stopped after step ")[2].partition(";")[0])
+    assert steps(url)[-1] == f"checkpoints/step-{stopped_after:08d}.pt"
+    code, said = start(place, url, tmp_path / "other", *TWO).end()
+    assert code == 0, said
+    assert f"Going on after step {stopped_after}" in said
+    assert_same(place.folder / "two", fetched(url, tmp_path / "there"))
+
+
+def test_an_hdfs_that_is_gone_ends_the_run_which_goes_on_later(hdfs: Cluster, place: Place, tmp_path: Path) -> None:
+    url = f"{hdfs.hdfs_url}/user/tester/runs/gone"
+    started = start(place, url, tmp_path / "one", SLEEP_STEPS="0.5")
+    until(started, lambda: steps(url))
+    with killed(hdfs, "namenode"):
+        code, said = started.end()
+    assert code == 1, said
+    assert said.splitlines()[-1].startswith(f"error: {url}: nothing could be written for 5 s")
+    assert "start the same command again" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    code, said = start(place, url, tmp_path / "one").end()
+    assert code == 0, said
+    assert "Going on after step" in said
+    assert_same(place.folder / "whole", fetched(url, tmp_path / "there"))

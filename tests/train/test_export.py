@@ -149,7 +149,7 @@ def test_an_exported_model_predicts_from_raw_fields_as_the_run_does(
 def test_a_run_in_float64_is_exported_in_float64(folder: Path, numbers: Path, to: str, name: str) -> None:
     run = trained(folder, RECIPE, numbers, "--precision", "float64")
     assert command("export", run, "--to", to) == 0
-    model = load(run).model
+    model = load(str(run)).model
     x = np.array([[3.1, 500.7, 90.3], [1, 2, 3]], np.float32)
     with torch.no_grad():
         expected = model((torch.from_numpy(x) - 500) / 100).numpy()

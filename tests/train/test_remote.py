@@ -6,13 +6,9 @@ import gc
 import itertools
 import os
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,37 +111,6 @@ def test_batches_do_not_depend_on_where_the_files_are(
         again = opened(remote(dataset), **options, cache=Path(folder) / "cache")
         assert [batches(again, epoch) for epoch in range(2)] == expected
         assert RemoteFileSystem.reads == []  # another process, or the next run: all is local
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A bucket of a real S3 server on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    told = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    told["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
-    before = dict(os.environ)
-    os.environ.update(told)
-    try:
-        for _ in range(600):
-            with socket.socket() as asked:
-                if asked.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None
-            time.sleep(0.1)
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
-    finally:
-        server.terminate()
-        server.wait()
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @pytest.mark.parametrize("options", [IN_PLACE, PACKED], ids=["in place", "packed"])

@@ -19,9 +19,10 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -41,22 +42,23 @@ DEFAULTS = {
 }
 SENT = "mlflow.json"  # in the run folder
 MODEL = ("model.safetensors", "config.json", "card.json", "report.json")
+FIGURES = ("metrics.jsonl", "timings.jsonl", "starts.jsonl", "status.json")
 NOT_DESCRIBED = -1  # in place of a step
 METRICS_PER_REQUEST = 1000  # the most that a server takes
 
 
-def start(folder: Path) -> subprocess.Popen[bytes] | None:
-    """The process that sends what this one writes, where a server is named; for rank 0.
+def start(run: str, folder: Path) -> subprocess.Popen[bytes] | None:
+    """The process that sends what this one writes into `folder`, where a server is named; for rank 0.
 
     It ends when this process does, however that ends.
     """
     if "MLFLOW_TRACKING_URI" not in os.environ:
         return None
-    command = [sys.executable, "-m", "train.observe.mlflow", str(folder), "--follow"]
+    command = [sys.executable, "-m", "train.observe.mlflow", run, "--follow", str(folder)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def finish(process: subprocess.Popen[bytes] | None, folder: Path) -> None:
+def finish(process: subprocess.Popen[bytes] | None, run: str, folder: Path) -> None:
     """Lets it send the rest of a run that is finished."""
     if process is None:
         return
@@ -68,20 +70,37 @@ def finish(process: subprocess.Popen[bytes] | None, folder: Path) -> None:
         process.kill()
         process.wait()
         uri = os.environ["MLFLOW_TRACKING_URI"]
-        log.warning(without_password(f"MLflow at {uri} is slow: {advice(folder)}"))
+        log.warning(without_password(f"MLflow at {uri} is slow: {advice(run)}"))
 
 
 def without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def advice(folder: Path) -> str:
-    return f"`python -m train.observe.mlflow {store.shown(store.absolute(str(folder)))}` sends what it lacks"
+def advice(run: str) -> str:
+    return f"`python -m train.observe.mlflow {store.shown(run)}` sends what it lacks"
 
 
 def main(arguments: list[str]) -> int:
-    """RUN [--follow]: sends what is new until standard input is closed; without --follow once."""
-    folder, follow = Path(arguments[0]).absolute(), "--follow" in arguments
+    """RUN [--follow FOLDER]: sends what is new in the folder until standard input is closed; without --follow once."""
+    run = store.absolute(arguments[0])
+    if "--follow" in arguments:
+        return send(run, Path(arguments[-1]), follow=True)
+    if store.is_local(run):
+        return send(run, Path(run.removeprefix("file://")), follow=False)
+    with tempfile.TemporaryDirectory(prefix="penstock-") as place:
+        folder = Path(place, run.rpartition("/")[2])
+        for name in (*MODEL, *FIGURES, SENT):
+            with suppress(FileNotFoundError):
+                store.get(store.join(run, name), folder / name)
+        code = send(run, folder, follow=False)
+        if (folder / SENT).exists():
+            store.put(folder / SENT, store.join(run, SENT))
+        return code
+
+
+def send(url: str, folder: Path, follow: bool) -> int:
+    """Sends what is new of the run at `url`, whose files lie in `folder`. Returns 1 where the server lacks some."""
     uri = os.environ["MLFLOW_TRACKING_URI"]
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
@@ -101,7 +120,7 @@ def main(arguments: list[str]) -> int:
             except Exception as error:  # MLflow and its drivers raise many kinds
                 failed = True
                 if not warned:
-                    log.warning(without_password(f"MLflow at {uri}: {_line(error)}; {advice(folder)}"))
+                    log.warning(without_password(f"MLflow at {uri}: {_line(error)}; {advice(url)}"))
                 warned = True
             if is_over:
                 return int(failed)
@@ -149,7 +168,7 @@ def begin(folder: Path, uri: str) -> tuple[MlflowClient, str]:
         "device": started["device"],
         "world_size": started["world_size"],
         **{f"version.{name}": value for name, value in started["versions"].items()},
-        "folder": str(folder),
+        "folder": started.get("run", str(folder)),
     }
     client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items() if value is not None])
     client.update_run(run_id, status="RUNNING")
