@@ -15,11 +15,8 @@ import sklearn.datasets
 
 from cluster import daemons
 from cluster.__main__ import SERVICES, Cluster, down, load, up
-from etl.run import etl
 from penstock import store
-from penstock.card import Card
 from penstock.console import Console
-from penstock.recipe import find
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
@@ -53,12 +50,6 @@ def raw(hdfs: Cluster) -> str:
     url = f"{hdfs.hdfs_url}/raw/digits.csv.gz"
     store.write(url, memoryview(RAW.read_bytes()))
     return url
-
-
-@pytest.fixture(scope="session")
-def local_card(tmp_path_factory: pytest.TempPathFactory) -> Card:
-    """Of the digits, made by a local Spark of local files."""
-    return etl(find("digits"), str(RAW), str(tmp_path_factory.mktemp("local") / "dataset"), Console()).card
 
 
 def put(folder: Path, url: str) -> str:
