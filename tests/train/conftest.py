@@ -128,6 +128,7 @@ def s3() -> Iterator[str]:
         fsspec.filesystem("s3").mkdir("bucket")
         yield "s3://bucket"
     finally:
+        fsspec.filesystem("s3").clear_instance_cache()  # the next server has another port
         server.terminate()
         server.wait()
         os.environ.clear()
