@@ -16,7 +16,9 @@ import sklearn.datasets
 from cluster import daemons
 from cluster.__main__ import SERVICES, Cluster, down, load, up
 from penstock import store
+from penstock.card import Card
 from penstock.console import Console
+from penstock.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
@@ -113,3 +115,11 @@ def environment(folder: Path, side: str) -> Path:
     found = subprocess.run([python, "-I", "-c", "import penstock"], capture_output=True, text=True)
     assert "No module named 'penstock'" in found.stderr
     return python
+
+
+def check_rows(out: str, expected: Card) -> Card:
+    """The version at `out` is whole, and has the name, counts and digests of the card."""
+    card, faults = verify(out, Console())
+    assert not faults
+    assert (card.version, card.counts, card.splits) == (expected.version, expected.counts, expected.splits)
+    return card

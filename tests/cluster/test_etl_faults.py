@@ -34,8 +34,7 @@ from penstock.console import Console
 from penstock.errors import RawDataError
 from penstock.gc import unneeded
 from penstock.recipe import find
-from tests.cluster.conftest import RAW, ROOT, blocks, corrupt, killed, put, stopped
-from tests.cluster.test_etl import check
+from tests.cluster.conftest import RAW, ROOT, blocks, check_rows, corrupt, killed, put, stopped
 from tests.conftest import SHARED_DATA
 
 COPIES = 12  # of the digits: 21,564 rows in two shards
@@ -124,7 +123,7 @@ def killed_drivers(site: Site, folder: Path, times: int, seed: int) -> None:
         job.process.wait()
         until(lambda: not site.executors())  # they notice that their driver has gone
         if cards.versions(out):  # it was done before
-            check(out, site.expected)
+            check_rows(out, site.expected)
             store.remove(out)
             continue
         left = {each.path for each in unneeded(out)}
@@ -133,7 +132,7 @@ def killed_drivers(site: Site, folder: Path, times: int, seed: int) -> None:
         assert store.file_names(out) == []
     said = started(site, folder, out, "--master", site.cluster.spark_url).said(0)
     assert f"Dataset version {site.expected.version} published" in said
-    check(out, site.expected)
+    check_rows(out, site.expected)
     assert unneeded(out) == []
 
 
@@ -154,7 +153,7 @@ def test_of_two_jobs_for_one_version_the_first_card_stands(site: Site, tmp_path:
     last, first = sorted((job.said(0) for job in jobs), key=lambda said: "published:" in said)
     assert "published:" in first
     assert "Another job published this version first" in last
-    check(out, site.expected)
+    check_rows(out, site.expected)
     assert unneeded(out) == []
 
 
@@ -224,7 +223,7 @@ def killed_executors(site: Site, times: int, seed: int) -> None:
 
         with meanwhile(lambda out=out: kill_executor(site, out, rng, 3.0)):
             etl(find("digits"), site.raw, out, Console())
-        check(out, site.expected)
+        check_rows(out, site.expected)
         until(lambda: len(site.executors()) == 2)
 
 
@@ -254,7 +253,7 @@ def killed_datanodes(site: Site, times: int, seed: int) -> None:
 
             with meanwhile(hurt):  # every second time Spark's JVM writes, too
                 etl(find("digits"), site.raw, out, Console(), keep_clean=i % 2 == 0)
-            check(out, site.expected)
+            check_rows(out, site.expected)
 
 
 def test_corrupt_blocks_of_raw_files_are_read_from_their_replicas(site: Site, many_digits: Path, spark: None) -> None:
@@ -263,7 +262,7 @@ def test_corrupt_blocks_of_raw_files_are_read_from_their_replicas(site: Site, ma
     new = [blocks(site.cluster, f"datanode-{i}") - old for i, old in enumerate(before)]
     corrupt(new[0])
     etl(find("digits"), raw, out, Console())
-    check(out, site.expected)
+    check_rows(out, site.expected)
     corrupt(new[1])
     with pytest.raises(RawDataError, match="cannot be read"):
         etl(find("digits"), raw, site.out("corrupt-everywhere"), Console())
@@ -281,7 +280,7 @@ def test_a_namenode_that_stops_is_waited_for(site: Site, spark: None) -> None:
     with meanwhile(hurt):
         etl(find("digits"), site.raw, out, Console())
     assert time.monotonic() - started > 20
-    check(out, site.expected)
+    check_rows(out, site.expected)
 
 
 @pytest.mark.soak
@@ -298,7 +297,7 @@ def test_an_executor_that_is_killed_in_a_job_of_half_a_million_rows(site: Site, 
     raw = put(tmp_path / "raw", f"{site.cluster.hdfs_url}/raw/online-retail")
     with meanwhile(lambda: kill_executor(site, out, random.Random(1), 15.0)):
         etl(find("online_retail"), raw, out, Console())
-    check(out, cards.load(str(local)))
+    check_rows(out, cards.load(str(local)))
 
 
 # What the tests share
