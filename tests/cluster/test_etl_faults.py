@@ -37,6 +37,8 @@ from penstock.recipe import find
 from tests.cluster.conftest import RAW, ROOT, blocks, check_rows, corrupt, killed, put, stopped
 from tests.conftest import SHARED_DATA
 
+KILLS = int(os.environ.get("KILLS", "3"))  # of each kind in `make soak`, a minute each; ten and more before a release
+
 COPIES = 12  # of the digits: 21,564 rows in two shards
 WITHIN_S = 60.0
 DEFAULTS = f"""
@@ -111,7 +113,7 @@ def test_a_driver_that_is_killed(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_drivers_that_are_killed(site: Site, tmp_path: Path) -> None:
-    killed_drivers(site, tmp_path, times=10, seed=2)
+    killed_drivers(site, tmp_path, times=KILLS, seed=2)
 
 
 def killed_drivers(site: Site, folder: Path, times: int, seed: int) -> None:
@@ -213,7 +215,7 @@ def test_an_executor_that_is_killed(site: Site, spark: None) -> None:
 
 @pytest.mark.soak
 def test_executors_that_are_killed(site: Site, spark: None) -> None:
-    killed_executors(site, times=10, seed=2)
+    killed_executors(site, times=KILLS, seed=2)
 
 
 def killed_executors(site: Site, times: int, seed: int) -> None:
@@ -238,7 +240,7 @@ def test_a_datanode_that_is_killed(site: Site, spark: None) -> None:
 
 @pytest.mark.soak
 def test_datanodes_that_are_killed(site: Site, spark: None) -> None:
-    killed_datanodes(site, times=10, seed=2)
+    killed_datanodes(site, times=KILLS, seed=2)
 
 
 def killed_datanodes(site: Site, times: int, seed: int) -> None:
