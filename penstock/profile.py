@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from penstock import sketch as sketches
 from penstock import tensors
-from penstock.digest import U64, splitmix64
+from penstock.digest import U64, distinct, splitmix64
 from penstock.schema import Field, Schema
 from penstock.sketch import I64, Numbers
 
@@ -165,17 +165,16 @@ def _texts(column: pa.Array, hashes: U64, before: Texts) -> Texts:
     """Of strings that are to be merged with `before`: without what that has no place for any more."""
     buckets = np.bincount((hashes >> BUCKET_SHIFT).view(np.int64), minlength=NUM_BUCKETS)
     if not before.is_whole:
-        distinct = np.unique(hashes[hashes < before.hashes[-1]])
-        return Texts(sketches.smallest(distinct), sketches.NO_COUNTS, [], buckets)
+        return Texts(sketches.smallest(distinct(hashes[hashes < before.hashes[-1]])), sketches.NO_COUNTS, [], buckets)
     encoded = pa.array(hashes).dictionary_encode()
-    indices, distinct = encoded.indices.to_numpy(), encoded.dictionary.to_numpy()
-    if len(distinct) > MAX_VALUES:
-        return Texts(sketches.smallest(distinct), sketches.NO_COUNTS, [], buckets)
-    first = np.zeros(len(distinct), np.int64)
+    indices, unique = encoded.indices.to_numpy(), encoded.dictionary.to_numpy()
+    if len(unique) > MAX_VALUES:
+        return Texts(sketches.smallest(unique), sketches.NO_COUNTS, [], buckets)
+    first = np.zeros(len(unique), np.int64)
     first[indices[::-1]] = np.arange(len(indices))[::-1]  # any of them: values of one hash are one value
-    order = np.argsort(distinct)
-    counts = np.bincount(indices, minlength=len(distinct))[order]
-    return Texts(distinct[order], counts, _short(column.take(pa.array(first[order]))).to_pylist(), buckets)
+    order = np.argsort(unique)
+    counts = np.bincount(indices, minlength=len(unique))[order]
+    return Texts(unique[order], counts, _short(column.take(pa.array(first[order]))).to_pylist(), buckets)
 
 
 def _merge_texts(parts: Sequence[Texts]) -> Texts:

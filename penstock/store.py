@@ -218,7 +218,7 @@ def write_new(url: str, content: bytes) -> bool:
     """Creates a file, whole or not at all, and never replaces one. False where the file is there already."""
     fs, path = filesystem(url)
     with _writing(url):
-        if url.startswith("hdfs://"):
+        if _is_hdfs(fs):
             return _write_new_to_hdfs(fs, path, content)
         if not isinstance(fs, LocalFileSystem):
             try:
@@ -241,8 +241,7 @@ def _write_new_to_hdfs(fs: fsspec.AbstractFileSystem, path: str, content: bytes)
 
     A rename whose answer is lost is tried again by the driver: so it is the content that says whose file it is.
     """
-    folder, _, name = path.rpartition("/")
-    beside = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    beside = _name_beside(path)
     _write_to_hdfs(fs, beside, io.BytesIO(content))
     try:
         fs.mv(beside, path)  # fails where the name is taken
@@ -359,14 +358,18 @@ def _is_hdfs(fs: fsspec.AbstractFileSystem) -> bool:
     return bool(fs.protocol == "hdfs")
 
 
+def _name_beside(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/.{name}.{uuid.uuid4().hex}"
+
+
 @contextmanager
 def _beside(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
     """Where to write a far file so that it has its name when it is whole: of object stores that is true of any file."""
     if not _is_hdfs(fs):
         yield path
         return
-    folder, _, name = path.rpartition("/")
-    beside = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    beside = _name_beside(path)
     try:
         yield beside
         fs.mv(beside, path, overwrite=True)

@@ -133,3 +133,29 @@ def s3() -> Iterator[str]:
         server.wait()
         os.environ.clear()
         os.environ.update(before)
+
+
+RECIPE = '''
+"""Predicts x's first value modulo 3 from x: a small thing to train."""
+import torch
+from torch import nn
+from train.classification import loss, metrics, predict
+from train.config import TrainConfig
+
+def config(model=None):
+    return TrainConfig(model="linear", epochs=3, global_batch_size=16, lanes=4)
+
+def build_model(config, card):
+    return nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+
+def prepare(batch, card):
+    return batch["x"] / 100
+'''
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    folder = tmp_path / "linear"
+    folder.mkdir()
+    (folder / "model.py").write_text(RECIPE)
+    return folder

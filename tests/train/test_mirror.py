@@ -28,7 +28,7 @@ from penstock.errors import RunError, StorageError
 from penstock.recipe import find
 from tests.train.far_runs import check_kills, fetched
 from tests.train.processes import Place, assert_same
-from tests.train.test_run import CPU, RECIPE, SMALL
+from tests.train.test_run import CPU, SMALL
 from train import lease, mirror
 from train.export import export
 from train.lease import Lease
@@ -182,14 +182,6 @@ def test_a_run_goes_on_from_what_is_there_wherever_copying_is_cut(
 
 
 # Whole runs
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    folder = tmp_path / "linear"
-    folder.mkdir()
-    (folder / "model.py").write_text(RECIPE)
-    return folder
 
 
 def trained(recipe: Path, dataset: Path, out: str | Path, config: Any = SMALL, say: Any = None) -> dict[str, Any]:
