@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,6 +121,12 @@ class Card:
         """The digest of what a model asks of data: the fields it reads and the transforms, not the version."""
         inputs = self.schema.without_label().to_json()["fields"]
         return json_digest({"fields": inputs, "key": self.schema.key, "transforms": dict(self.transforms)})
+
+    @property
+    def rows_contract(self) -> str:
+        """The contract less what was fitted for a model's `prepare` alone, of which the rows know nothing."""
+        made = {name: fitted for name, fitted in self.transforms.items() if "of" in fitted}
+        return replace(self, transforms=made).contract
 
 
 def to_json(card: Card | CleanCard) -> str:

@@ -21,6 +21,8 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   run      raw files -> a dataset version -> a run -> predictions for its test rows
   predict  a run and a dataset version -> predictions
   export   a run -> its model as one file, ONNX or torch.export, that serves without this project
+  release  a run -> the released one, unless it is worse than that on the same test rows
+  rollback the release before -> the released one
   adopt    plain Parquet that another job wrote -> a dataset version, without rewriting it
   show     what is in a dataset version: its card, for people; as one HTML page with --html
   compare  what changed from one dataset version to another, column by column
@@ -67,6 +69,10 @@ def _main(arguments: list[str]) -> int:
             from train.predict import main as chosen
         case "export":
             from train.export import main as chosen
+        case "release":
+            from train.release import main as chosen
+        case "rollback":
+            from penstock.released import main as chosen
         case "adopt":
             from penstock.adopt import main as chosen
         case "show":

@@ -1,7 +1,7 @@
 """What every command shares: its parser, `--json`, and errors as one sentence with an exit code.
 
-Exit codes: 0 success, 1 an error that the message tells how to mend, 2 wrong arguments, 75 asked to end and to be
-started again, 130 interrupted.
+Exit codes: 0 success, 1 an error that the message tells how to mend, 2 wrong arguments, 3 a run that `penstock release`
+compared and did not release, 75 asked to end and to be started again, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -46,15 +46,24 @@ def check_file(out: str, name: str) -> None:
         raise PenstockError(f"--out {out}: expected the name of a file, found a folder; say {out.rstrip('/')}/{name}")
 
 
-def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False, shows_values: bool = False) -> int:
-    """Runs a command's work and returns its exit code; `work` returns what `--json` prints. `quiet`: only errors."""
+def execute(
+    arguments: argparse.Namespace,
+    work: Work,
+    quiet: bool = False,
+    shows_values: bool = False,
+    code: Callable[[Mapping[str, Any]], int] = lambda result: 0,
+) -> int:
+    """Runs a command's work and returns its exit code: where it succeeds, what `code` makes of its result.
+
+    `work` returns what `--json` prints. `quiet`: only errors.
+    """
     start = time.monotonic()
     try:
         log.start(arguments.command)
         console = Console(arguments.json, quiet, shows_values)
         result = work(arguments, console)
         if log.is_json() and not quiet:
-            log.info("done", seconds=round(time.monotonic() - start, 3), exit_code=0)
+            log.info("done", seconds=round(time.monotonic() - start, 3), exit_code=code(result))
         console.result(result)
     except PenstockError as error:
         said = error.logged if log.is_json() else str(error)
@@ -71,4 +80,4 @@ def execute(arguments: argparse.Namespace, work: Work, quiet: bool = False, show
     except KeyboardInterrupt:
         log.info("interrupted", exit_code=130)
         return 130
-    return 0
+    return code(result)

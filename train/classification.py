@@ -75,5 +75,6 @@ def accuracy(logits: Tensor, batch: dict[str, Any]) -> Tensor:
     return (logits.argmax(dim=1) == labels).float()
 
 
+lower_is_better = {"brier"}  # a recipe that has such metrics says so, for `penstock release`
 metrics = {"accuracy": accuracy}
 binary_metrics = {"accuracy": accuracy, "brier": brier}

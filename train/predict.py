@@ -56,7 +56,7 @@ def predict(
             f"{data_url}: version {card.version} was adopted without a key, so that a prediction could not name its "
             f"row; adopt it with `penstock adopt … --key COLUMN`"
         )
-    _check_contract(run, trained_on, card, data_url)
+    check_contract(run, trained_on, card, data_url)
     model = acceleration.prepare(finished.model, finished.config.precision, device)
 
     key = card.schema[card.schema.key]
@@ -95,7 +95,8 @@ def predict(
     return {"predictions": target, "rows": num_rows, "dataset_version": card.version}
 
 
-def _check_contract(run: str, trained_on: Card, card: Card, data_url: str) -> None:
+def check_contract(run: str, trained_on: Card, card: Card, data_url: str) -> None:
+    """Raises: RunError where a version's rows are not those that a run's model takes."""
     if card.contract == trained_on.contract:
         return
     there, here = trained_on.schema.without_label(), card.schema.without_label()

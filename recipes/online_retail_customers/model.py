@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from penstock.card import Card
 from penstock.errors import RecipeError
 from train.classification import binary_metrics as metrics
-from train.classification import loss
+from train.classification import loss, lower_is_better
 from train.classification import predict_binary as predict
 from train.config import Optimizer, Schedule, TrainConfig
 
-__all__ = ["build_model", "config", "loss", "metrics", "predict", "prepare"]
+__all__ = ["build_model", "config", "loss", "lower_is_better", "metrics", "predict", "prepare"]
 
 
 def config(model: str | None = None) -> TrainConfig:

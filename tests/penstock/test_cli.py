@@ -11,7 +11,8 @@ import pytest
 
 from penstock import __version__, cli
 
-COMMANDS = ["etl", "train", "run", "predict", "adopt", "show", "compare", "verify", "doctor"]
+COMMANDS = ["etl", "train", "run", "predict", "export", "release", "rollback"]
+COMMANDS += ["adopt", "show", "compare", "verify", "doctor"]
 
 
 def last_line(capture: pytest.CaptureFixture[str]) -> dict[str, object]:

@@ -292,7 +292,14 @@ def test_the_command_line_says_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("module", "forbidden"), [("train.predict", "pyspark"), ("etl.run", "torch"), ("penstock.verify", "torch")]
+    ("module", "forbidden"),
+    [
+        ("train.predict", "pyspark"),
+        ("train.release", "pyspark"),
+        ("etl.run", "torch"),
+        ("penstock.verify", "torch"),
+        ("penstock.released", "torch"),
+    ],
 )
 def test_each_side_runs_without_the_other(module: str, forbidden: str) -> None:
     code = f"import sys, {module}; sys.exit(any(name.partition('.')[0] == {forbidden!r} for name in sys.modules))"
