@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
+from pyspark.sql.pandas.functions import arrow_udf
 
 from etl import exact, publish, transform
+from penstock import tokens
 from penstock.errors import DatasetError, RecipeError
 from penstock.schema import Field, Schema
 from penstock.transforms import (
     MAX_CATEGORIES,
     MAX_ONE_HOT,
+    MAX_WORDS,
     OF_NUMBERS,
     Bucketise,
+    BytePairs,
+    Characters,
     Clip,
     Hashing,
     Impute,
@@ -55,6 +62,8 @@ KINDS = {
     Vocabulary: "vocabulary",
     Hashing: "hashing",
     TargetMean: "target_mean",
+    Characters: "characters",
+    BytePairs: "byte_pairs",
 }
 
 
@@ -106,11 +115,11 @@ def _fit(
         return [part for part, ask in asked.items() if isinstance(ask, kind)]
 
     def pairs(kind: type, made: Any) -> list[tuple[Column, Any]]:
-        return [(made(columns[part], types[part]), asked[part]) for part in of_kind(kind)]
+        return [(made(part, columns[part], types[part]), asked[part]) for part in of_kind(kind)]
 
-    numbers = [column for column, _ in pairs(exact.Moments, lambda x, _: _number(x))]
+    numbers = [column for column, _ in pairs(exact.Moments, lambda _, x, __: _number(x))]
     answers: dict[Transform, Any] = dict(zip(of_kind(exact.Moments), exact.moments(train, numbers), strict=True))
-    quantiles = exact.quantiles(train, pairs(exact.Quantiles, lambda x, _: _number(x)))
+    quantiles = exact.quantiles(train, pairs(exact.Quantiles, lambda _, x, __: _number(x)))
     answers |= zip(of_kind(exact.Quantiles), quantiles, strict=True)
     y = F.col(_quoted(label)) if label is not None and any(isinstance(part, TargetMean) for part in parts) else None
     answers |= zip(of_kind(exact.Counts), exact.counts(train, pairs(exact.Counts, _texts), y), strict=True)
@@ -134,6 +143,10 @@ def _asks(part: Transform) -> exact.Ask | None:
             return exact.Counts(MAX_ONE_HOT + 1)
         case Ordinal() | TargetMean():
             return exact.Counts(MAX_CATEGORIES + 1)
+        case Characters():
+            return exact.Counts(MAX_CATEGORIES + 1)
+        case BytePairs():
+            return exact.Counts(MAX_WORDS)
         case Vocabulary():
             return exact.Counts(part.size)
     return None
@@ -172,6 +185,10 @@ def _fitted(part: Transform, answer: Any, kind: T.DataType) -> JSON:
             return {"categories": _in_order(part, answer, kind)}
         case Vocabulary():
             return {"tokens": [text for text, _, _ in answer], "list": isinstance(kind, T.ArrayType)}
+        case Characters():
+            return {"tokenizer": tokens.characters(_in_order(part, answer, kind))}
+        case BytePairs():
+            return {"tokenizer": tokens.byte_pairs([(piece, count) for piece, count, _ in answer], part.size)}
         case Hashing():
             return {"buckets": part.buckets}
         case TargetMean():
@@ -203,6 +220,8 @@ def _check_any(part: Transform, found: object) -> None:
 def _check_type(part: Transform, kind: T.DataType) -> None:
     if isinstance(part, OF_NUMBERS):
         fits, expected = isinstance(kind, T.NumericType | T.BooleanType), "numbers"
+    elif isinstance(part, Characters | BytePairs):
+        fits, expected = isinstance(kind, T.StringType), "strings"
     else:
         inside = kind.elementType if isinstance(part, Vocabulary) and isinstance(kind, T.ArrayType) else kind
         fits, expected = isinstance(inside, CATEGORIES), "strings, integers, bools or dates"
@@ -277,6 +296,8 @@ def _column(fitted: Fitted) -> Column:
     if isinstance(fitted, str):
         return F.col(_quoted(fitted))
     of, kind = _column(fitted["of"]), fitted["kind"]
+    if kind in tokens.KINDS:
+        return _by_arrow(partial(tokens.encode, tokenizer=json.dumps(fitted["tokenizer"])), "array<int>")(of)
     x, text = _number(of) if isinstance(fitted["of"], str) else of.cast("double"), of.cast("string")
     match kind:
         case "standardise":
@@ -299,8 +320,8 @@ def _column(fitted: Fitted) -> Column:
             ranks = {token: i for i, token in enumerate(fitted["tokens"], 1)}
             if not fitted["list"]:
                 return _looked_up(text, ranks, 0)
-            tokens = F.coalesce(of.cast("array<string>"), F.array().cast("array<string>"))
-            return F.transform(tokens, lambda token: _looked_up(token, ranks, 0))
+            listed = F.coalesce(of.cast("array<string>"), F.array().cast("array<string>"))
+            return F.transform(listed, lambda token: _looked_up(token, ranks, 0))
         case "hashing":
             bucket = F.pmod(F.xxhash64(text), F.lit(fitted["buckets"])) + F.lit(1)
             return F.when(text.isNull(), F.lit(0)).otherwise(bucket)
@@ -322,8 +343,19 @@ def _number(x: Column) -> Column:
     return F.when(F.abs(double) < F.lit(float("inf")), double)  # NaN is the largest double in Spark
 
 
-def _texts(x: Column, kind: T.DataType) -> Column:
+def _texts(part: Transform, x: Column, kind: T.DataType) -> Column:
+    if isinstance(part, Characters | BytePairs):
+        return _by_arrow(partial(tokens.pieces, kind=KINDS[type(part)]), "array<string>")(x)
     return x.cast("array<string>") if isinstance(kind, T.ArrayType) else F.array(x.cast("string"))
+
+
+def _by_arrow(function: Callable[[pa.Array], pa.Array], kind: str) -> Callable[[Column], Column]:
+    """A function of Arrow arrays, one value for each, as one of columns."""
+
+    def called(values: pa.Array) -> pa.Array:
+        return function(values)
+
+    return arrow_udf(called, kind)  # type: ignore[call-overload, no-any-return]
 
 
 def _looked_up(text: Column, table: Mapping[str, Any], otherwise: float) -> Column:

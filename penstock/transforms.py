@@ -27,6 +27,8 @@ from penstock.schema import Schema
 MAX_CATEGORIES = 100_000  # that a card keeps of one column, each of which the driver holds
 MAX_ONE_HOT = 1_000
 MAX_BORDERS = 1_000
+MIN_TOKENS = 257
+MAX_WORDS = 1_000_000  # different ones that byte pairs are learnt from, the most frequent; the driver holds them
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,45 @@ class TargetMean:
             raise RecipeError(f"{self}: expected a smoothing of 0 rows or more")
 
 
+@dataclass(frozen=True)
+class Characters:
+    """A text as a list of its characters' numbers, from 2, in the order of those that the training rows have.
+
+    1 is a character that they lack, 0 none: it pads. penstock/tokens.py has both tokenisers.
+    """
+
+    of: str
+
+
+@dataclass(frozen=True)
+class BytePairs:
+    """A text as a list of tokens, of which there are at most `size`: the 256 bytes, and what follows each other often.
+
+    Source: Sennrich, Haddow & Birch, arXiv:1508.07909; penstock/tokens.py says how words are cut.
+    """
+
+    of: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not MIN_TOKENS <= self.size <= MAX_CATEGORIES:
+            raise RecipeError(f"{self}: expected a size of {MIN_TOKENS} (all bytes, and none) to {MAX_CATEGORIES:,}")
+
+
 Transform: TypeAlias = (
-    Standardise | MinMax | Log | Clip | Impute | Bucketise | OneHot | Ordinal | Vocabulary | Hashing | TargetMean
+    Standardise
+    | MinMax
+    | Log
+    | Clip
+    | Impute
+    | Bucketise
+    | OneHot
+    | Ordinal
+    | Vocabulary
+    | Hashing
+    | TargetMean
+    | Characters
+    | BytePairs
 )
 Of: TypeAlias = str | Transform
 Transforms: TypeAlias = Mapping[str, Transform | tuple[Of, ...]]  # field -> what it is made of
@@ -210,7 +249,11 @@ def check(transforms: Transforms, schema: Schema) -> None:
             )
         if not isinstance(made_of, tuple) and isinstance(made_of, OneHot):
             raise RecipeError(f"transforms: {name!r}: OneHot makes several elements; write a tuple, (OneHot(…),)")
+        if isinstance(made_of, Characters | BytePairs) and not field.is_list:
+            raise RecipeError(f"transforms: {made_of}: gives a list; make field {name!r} int32 of shape (None,)")
         for part in parts:
+            if isinstance(made_of, tuple) and isinstance(part, Characters | BytePairs):
+                raise RecipeError(f"transforms: {part}: gives a list, which cannot be in a tensor; write it alone")
             _check_nesting(part, name, schema)
 
 
@@ -219,6 +262,10 @@ def _check_nesting(part: Of, name: str, schema: Schema) -> None:
         return
     if not isinstance(part, Transform):
         raise RecipeError(f"transforms: {name!r}: expected a column's name or a transform, found {part!r}")
+    if isinstance(part, Characters | BytePairs) and not isinstance(part.of, str):
+        raise RecipeError(f"transforms: {part}: is made of a column of texts, not of another transform")
+    if isinstance(part.of, Characters | BytePairs):
+        raise RecipeError(f"transforms: {part}: Characters and BytePairs cannot be inside another transform")
     if isinstance(part.of, OneHot):
         raise RecipeError(f"transforms: {part}: OneHot makes several elements and cannot be inside another transform")
     if isinstance(part.of, Vocabulary) and not isinstance(part, OneHot):

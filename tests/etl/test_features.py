@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
+from tokenizers import Tokenizer
 
 from etl import features
 from etl.spark import user_errors
@@ -24,6 +25,8 @@ from penstock.errors import DatasetError, RecipeError
 from penstock.schema import Field, Schema
 from penstock.transforms import (
     Bucketise,
+    BytePairs,
+    Characters,
     Clip,
     Hashing,
     Impute,
@@ -200,6 +203,38 @@ def test_fitted_and_applied_as_plain_python_does_it(
     assert schema["features"].shape == (len(fitted["features"]["elements"]),) == (len(elements),)
 
 
+TEXTS = ["to be or not to be", "To be, wörld €  \n x", "", None, "be be be <no token>", "oh to be"]
+SPOKEN = Schema(
+    (Field("id", "int64"), Field("letters", "int32", (None,)), Field("pairs", "int32", (None,))), key="id", label=None
+)
+
+
+def test_texts_become_tokens_by_what_the_training_rows_have(spark: SparkSession) -> None:
+    of_texts: Transforms = {"letters": Characters("text"), "pairs": BytePairs("text", 262)}
+    rows = [(i, text) for i, text in enumerate(TEXTS)]
+    frames = [spark.createDataFrame(rows[::step], "id long, text string") for step in (1, -1)]
+    one, two, three = (
+        json.dumps(features.fit(df, of_texts, None))
+        for df in (frames[0].coalesce(1), frames[1].repartition(2), frames[0].repartition(5))
+    )
+    assert one == two == three
+
+    fitted = json.loads(one)
+    new = [*rows, (6, "zebra to be"), (7, "\U0001f600")]
+    df = spark.createDataFrame(new, "id long, text string").repartition(3)
+    found = features.apply(df, fitted, features.resolved(SPOKEN, fitted)).orderBy("id").collect()
+    known = sorted({letter for text in TEXTS for letter in text or ""})
+    bpe = Tokenizer.from_str(json.dumps(fitted["pairs"]["tokenizer"]))
+    for (_, text), row in zip(new, found, strict=True):
+        assert row["letters"] == [known.index(c) + 2 if c in known else 1 for c in text or ""]
+        assert 0 not in row["pairs"]
+        assert bpe.decode(row["pairs"]) == (text or "")
+    assert bpe.get_vocab_size() == 262
+    # "be" with its blank is there most often, and is one token; learnt from 8 " be" and 2 "be"
+    assert bpe.encode("to be").tokens[-1] == "Ġbe"
+    assert len(found[4]["pairs"]) < len("be be be <no token>")
+
+
 def test_a_person_can_read_what_an_element_is(spark: SparkSession) -> None:
     df = spark.createDataFrame([(20, "Rom"), (30, "Bern"), (40, "Rom")], "age int, city string")
     fitted = features.fit(df, {"features": ("age", Standardise(Log("age")), OneHot("city"))}, None)
@@ -228,6 +263,7 @@ def test_a_null_that_nobody_imputes_is_named(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
+        (Characters("x"), "expected strings, found double"),
         (Standardise("city"), "expected numbers, found string; convert it in clean"),
         (OneHot("x"), "expected strings, integers, bools or dates, found double"),
         (Impute("none", "mean"), "null in all rows of the training split"),

@@ -11,6 +11,8 @@ from penstock.errors import RecipeError
 from penstock.schema import Field, Schema
 from penstock.transforms import (
     Bucketise,
+    BytePairs,
+    Characters,
     Clip,
     Hashing,
     Impute,
@@ -31,6 +33,7 @@ SCHEMA = Schema(
         Field("features", "float32", (None,)),
         Field("image", "uint8", (2, 2)),
         Field("city", "int64"),
+        Field("tokens", "int32", (None,)),
         Field("label", "float64"),
     ),
     key="id",
@@ -53,6 +56,7 @@ SCHEMA = Schema(
         (lambda: Bucketise("x", (math.nan,)), "expected finite borders in rising order"),
         (lambda: Bucketise("x", quantiles=1), "expected 2 to 1,000 quantiles"),
         (lambda: Vocabulary("x", 0), "expected a size of 1 to 100,000"),
+        (lambda: BytePairs("x", 256), r"expected a size of 257 \(all bytes, and none\) to 100,000"),
         (lambda: Hashing("x", 0), "expected 1 or more buckets"),
         (lambda: TargetMean("x", -1), "expected a smoothing of 0 rows or more"),
     ],
@@ -73,6 +77,10 @@ def test_impossible_settings_are_said(make: Callable[[], Transform], message: st
         ({"features": (Log(OneHot("x")),)}, "OneHot makes several elements and cannot be inside"),
         ({"features": (Log(Vocabulary("x", 5)),)}, "only OneHot may be around a Vocabulary"),
         ({"features": (TargetMean("x"),)}, "needs a label that is an integer or a bool"),
+        ({"city": Characters("x")}, "gives a list; make field 'city' int32 of shape"),
+        ({"features": (BytePairs("x", 300),)}, "gives a list, which cannot be in a tensor"),
+        ({"features": (Ordinal(Characters("x")),)}, "cannot be inside another transform"),
+        ({"tokens": BytePairs(Ordinal("x"), 300)}, "is made of a column of texts"),  # type: ignore[arg-type]
         ({"features": (3,)}, "expected a column's name or a transform, found 3"),
     ],
 )
@@ -85,3 +93,4 @@ def test_what_fits_passes() -> None:
     check(
         {"features": ("x", OneHot(Bucketise("y", quantiles=4)), Standardise(Log("z"))), "city": Ordinal("city")}, SCHEMA
     )
+    check({"tokens": BytePairs("text", 257)}, SCHEMA)
