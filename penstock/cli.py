@@ -20,6 +20,7 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   train    a dataset version -> a run: checkpoints, metrics, model, report
   run      raw files -> a dataset version -> a run -> predictions for its test rows
   predict  a run and a dataset version -> predictions
+  generate a run of a language model and the beginning of a text -> how it goes on
   export   a run -> its model as one file, ONNX or torch.export, that serves without this project
   release  a run -> the released one, unless it is worse than that on the same test rows
   rollback the release before -> the released one
@@ -67,6 +68,8 @@ def _main(arguments: list[str]) -> int:
             chosen = run
         case "predict":
             from train.predict import main as chosen
+        case "generate":
+            from train.generate import main as chosen
         case "export":
             from train.export import main as chosen
         case "release":

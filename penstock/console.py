@@ -41,6 +41,11 @@ class Console:
         elif text and not self._quiet:
             log.info(text, **figures)
 
+    def stream(self, text: str) -> None:
+        """A piece of what a command makes, as soon as it is there, and the next one right behind it."""
+        if not self._logs:
+            self.rich.out(text, end="", highlight=False)
+
     def warn(self, text: str) -> None:
         if not self._logs:
             self.rich.print(f"Warning: {text}")

@@ -11,7 +11,7 @@ import pytest
 
 from penstock import __version__, cli
 
-COMMANDS = ["etl", "train", "run", "predict", "export", "release", "rollback"]
+COMMANDS = ["etl", "train", "run", "predict", "generate", "export", "release", "rollback"]
 COMMANDS += ["adopt", "show", "compare", "verify", "doctor"]
 
 
