@@ -55,13 +55,13 @@ class Tested:
     """What a model gave for each of n rows."""
 
     keys: npt.NDArray[Any] | None  # (n,)
-    labels: npt.NDArray[Any]  # (n, …)
-    predictions: npt.NDArray[Any]  # (n, …)
+    labels: npt.NDArray[Any] | None  # (n,) where the label is one value
+    predictions: npt.NDArray[Any] | None  # (n,) where there are labels
     figures: Mapping[str, Figure]
 
     @property
     def has_classes(self) -> bool:
-        return all(a.ndim == 1 and a.dtype.kind in "iub" for a in (self.labels, self.predictions))
+        return all(a is not None and a.ndim == 1 and a.dtype.kind in "iub" for a in (self.labels, self.predictions))
 
 
 def rows_of(finished: Finished, url: str | None, version: str | None, split: str) -> Rows:
@@ -72,7 +72,7 @@ def rows_of(finished: Finished, url: str | None, version: str | None, split: str
     at = store.absolute(url or finished.described["dataset"])
     card = cards.load(at, version or (None if url else finished.card.version))
     rows = Rows(at, card, split)
-    if card.schema.label is None:
+    if card.schema.label is None and finished.card.schema.label is not None:
         raise DatasetError(
             f"{store.shown(at)}: version {card.version} has no labels, so that no model can be tested on it; name "
             f"another with --data and --version"
@@ -93,31 +93,35 @@ def on_rows(models: Sequence[Finished], rows: Rows, device: torch.device) -> lis
     networks = [acceleration.prepare(finished.model, finished.config.precision, device) for finished in models]
     plain = [replace(finished.config, label_smoothing=0.0, class_weights=()) for finished in models]
     parts: list[defaultdict[str, list[Any]]] = [defaultdict(list) for _ in models]
-    names, key = rows.card.schema.names, rows.card.schema.key
-    options: JSON = {"global_batch_size": EVALUATION_BATCH, "shuffle": False, "columns": names}
+    schema = rows.card.schema
+    has_labels = schema.label is not None and not schema[schema.label].shape
+    options: JSON = {"global_batch_size": EVALUATION_BATCH, "shuffle": False, "columns": schema.names}
     feed = Feed(rows.url, rows.split, version=rows.card.version, **options)
     keys, labels = [], []
     for batch in to_device(feed.epoch(), device, feed.timings):
-        labels.append(_numpy(batch[LABEL]))
-        if key is not None:
-            keys.append(_numpy(batch[key]))
+        if schema.key is not None:
+            keys.append(_numpy(batch[schema.key]))
+        if has_labels:
+            labels.append(_numpy(batch[LABEL]))
         for finished, network, config, part in zip(models, networks, plain, parts, strict=True):
             recipe = finished.recipe
             with acceleration.autocast(config.precision, device):
                 outputs = network(recipe.prepare(batch, finished.card))
                 losses, weights = recipe.loss(outputs, batch, config)
-            part["predictions"].append(_numpy(recipe.predict(outputs)[0]))
+            if has_labels:
+                part["predictions"].append(_numpy(recipe.predict(outputs)[0]))
             part["losses"].append(_numpy(losses.double()))
             part["weights"].append(_numpy(weights.double()))
             for name, metric in recipe.metrics.items():
                 part[f"metric {name}"].append(_numpy(metric(outputs, batch).double()))
-    all_keys, all_labels, found = np.concatenate(keys) if keys else None, np.concatenate(labels), []
+    all_keys, all_labels = (np.concatenate(parts) if parts else None for parts in (keys, labels))
+    found = []
     for finished, part in zip(models, parts, strict=True):
         arrays = {name: np.concatenate(values) for name, values in part.items()}
         figures = {name: Figure(arrays[f"metric {name}"]) for name in finished.recipe.metrics}
         weights = None if (arrays["weights"] == 1).all() else arrays["weights"]
         figures[LOSS] = Figure(arrays["losses"], weights)
-        found.append(Tested(all_keys, all_labels, arrays["predictions"], figures))
+        found.append(Tested(all_keys, all_labels, arrays.get("predictions"), figures))
     return found
 
 
@@ -138,7 +142,8 @@ def by_key(tested: Tested, rows: Rows) -> Tested:
         name: Figure(figure.values[order], None if figure.weights is None else figure.weights[order])
         for name, figure in tested.figures.items()
     }
-    return Tested(tested.keys[order], tested.labels[order], tested.predictions[order], figures)
+    labels, predictions = (None if a is None else a[order] for a in (tested.labels, tested.predictions))
+    return Tested(tested.keys[order], labels, predictions, figures)
 
 
 def check_same(one: Tested, rows: Rows, two: Tested, other_rows: Rows, frozen: str) -> None:
@@ -148,7 +153,7 @@ def check_same(one: Tested, rows: Rows, two: Tested, other_rows: Rows, frozen: s
     if not np.array_equal(one.keys, two.keys):
         more, less = len(np.setdiff1d(one.keys, two.keys)), len(np.setdiff1d(two.keys, one.keys))
         what = f"has {more:,} rows that the second has not, and lacks {less:,} of its rows"
-    elif not np.array_equal(one.labels, two.labels):
+    elif one.labels is not None and two.labels is not None and not np.array_equal(one.labels, two.labels):
         what = "has other labels"
     else:
         return
@@ -181,11 +186,14 @@ def compare(one: Tested, other: Tested, metric: str, lower_is_better: set[str]) 
 
 
 def _classes(one: Tested, other: Tested) -> list[JSON]:
+    assert one.labels is not None
+    assert one.predictions is not None
+    assert other.predictions is not None
     found, labels = [], np.unique(one.labels)
     level = 1 - (1 - paired.LEVEL) / len(labels)
     for label in labels:
         rows = one.labels == label
-        hits, its_hits = (Figure((t.predictions[rows] == label).astype(np.float64)) for t in (one, other))
+        hits, its_hits = (Figure((p[rows] == label).astype(np.float64)) for p in (one.predictions, other.predictions))
         difference = paired.difference(hits, its_hits, level)
         recall = {"candidate": hits.value, "released": its_hits.value, "difference": plain(difference)}
         found.append({"label": label.item(), "rows": int(rows.sum()), **recall, "worse": difference.high < 0})

@@ -16,8 +16,10 @@ from penstock import cli, store
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, StorageError
 from penstock.gc import unneeded
+from penstock.released import rollback
 from penstock.verify import verify
 from tests.cluster.conftest import blocks, corrupt, killed, put, resume, stopped
+from tests.penstock.test_released import check, released_by
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
 from train.feed import Feed, fetch
 
@@ -84,6 +86,21 @@ def test_one_of_many_writers_creates_a_file(hdfs: Cluster) -> None:
     assert won.count(True) == 1
     assert store.read_bytes(url) == contents[won.index(True)]
     assert store.file_names(url.rpartition("/")[0]) == ["x.json"]
+
+
+def test_of_several_releases_at_once_one_wins(hdfs: Cluster) -> None:
+    """Two of one run, two of others; those that were refused come again, until all are out."""
+    url, runs = f"{hdfs.hdfs_url}/user/tester/releases", [f"{hdfs.hdfs_url}/runs/{name}" for name in "aabc"]
+    num_out, outcomes = 0, ["refused"]
+    while "refused" in outcomes:
+        with ThreadPoolExecutor(4) as threads:
+            outcomes = list(threads.map(lambda run: released_by(url, run), runs))
+        assert "new" in outcomes
+        num_out += outcomes.count("new")
+        assert len(check(url)) == num_out
+    assert num_out == 3
+    assert rollback(url)[0].release == 2
+    assert len(check(url)) == 4
 
 
 def test_a_namenode_and_datanodes_that_stop_are_waited_for(hdfs: Cluster, far: str, local: Path) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from cluster.__main__ import Cluster
 from etl.run import etl
-from penstock import store
+from penstock import cli, store
 from penstock.console import Console
 from penstock.recipe import find
+from penstock.released import released
 from tests.cluster.conftest import ROOT, environment, put
 from tests.cluster.test_hdfs import killed
 from tests.train.far_runs import check_kills, fetched, start, steps, until
@@ -83,6 +84,22 @@ def test_a_run_on_hdfs_is_that_of_a_local_folder(
     exported = run("train.export", url, "--to", "torch")
     assert exported["rows_compared"] > 0
     assert store.exists(f"{url}/model.pt2")
+
+
+def test_raw_files_to_a_release_on_hdfs(hdfs: Cluster, raw: str) -> None:
+    """`penstock run` twice, the first run released, the second one, of the same bits, too."""
+    out = f"{hdfs.hdfs_url}/user/tester/way"
+    releases = ["--to", f"{out}/releases"]
+    for number in ("1", "2"):
+        assert cli.main(["run", "digits", "--raw", raw, "--out", out, "--epochs", "1"]) == 0
+        assert cli.main(["release", f"{out}/runs/{number}", *releases, "--max-stall", "1"]) == 0
+    told = json.loads(store.read_bytes(f"{out}/releases/released.json"))
+    assert (told["number"], told["run"], told["dataset"]) == (2, f"{out}/runs/2", f"{out}/dataset")
+    assert told["comparison"]["figures"]["loss"]["difference"]["value"] == 0
+    assert cli.main(["rollback", *releases]) == 0
+    now = released(f"{out}/releases")
+    assert now is not None
+    assert now.run == f"{out}/runs/1"
 
 
 # Runs that are killed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from penstock import released as releases
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.recipe import find
+from penstock.schema import Field, Schema
 from tests.cards import edit_card
 from tests.penstock.test_released import check
 from tests.train.conftest import SCHEMA, write_dataset
@@ -57,6 +57,33 @@ def build_model(config, card):
 def prepare(batch, card):
     fitted = card.transforms.get("x", {"mean": 0.0, "std": 1.0})
     return (batch["x"] - fitted["mean"]) / fitted["std"]
+'''
+UNLABELLED = '''
+"""The next token from the one before."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+from train.config import TrainConfig
+
+metrics = {}
+
+def config(model=None):
+    return TrainConfig(model="linear", epochs=3, global_batch_size=16, lanes=4)
+
+def build_model(config, card):
+    return nn.Embedding(4, 4)
+
+def prepare(batch, card):
+    return batch["tokens"][:, :-1].long()
+
+def loss(logits, batch, config):
+    tokens, lengths = batch["tokens"].long(), batch["_tokens_length"]
+    there = (torch.arange(1, tokens.shape[1]) < lengths[:, None]).float()
+    losses = F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none") * there
+    return losses.sum(dim=1), there.sum(dim=1)
+
+def predict(logits):
+    return logits.argmax(dim=2), logits.softmax(dim=2).max(dim=2).values
 '''
 GOOD = TrainConfig(
     model="linear",
@@ -389,6 +416,30 @@ def test_where_etl_transformed_the_rows_each_model_gets_its_own(made: Path, to: 
     )
 
 
+def test_a_model_without_labels_is_compared_by_what_its_recipe_has(to: Path) -> None:
+    """As one of language: the loss is summed over what a row holds, and a prediction is no class."""
+    place = to.parent
+    (place / "next").mkdir()
+    (place / "next" / "model.py").write_text(UNLABELLED)
+    schema = Schema((Field("id", "int64"), Field("tokens", "int32", (None,))), key="id")
+    draw = np.random.default_rng(0)
+    tokens = [(np.arange(draw.integers(2, 9)) + draw.integers(0, 4)) % 4 for _ in range(300)]
+    written = {"id": np.arange(300), "tokens": [row.astype(np.int32) for row in tokens]}
+    write_dataset(place / "data", schema, {"train": [[written]], "test": [[written]]}, transforms={})
+    runs = []
+    for name, config in {"bad": BAD, "good": GOOD}.items():
+        runs.append(place / name)
+        config = replace(config, class_weights=(), label_smoothing=0.0)
+        train(find(str(place / "next")), str(place / "data"), runs[-1], config, CPU, None, Console(quiet=True))
+        told = released(runs[-1], to)
+        assert told["released"]
+        report = json.loads((runs[-1] / "report.json").read_text())
+        assert told["metric"]["name"] == "loss"
+        assert told["metric"]["value"] == pytest.approx(report["test"]["loss"])
+    assert told["comparison"]["classes"] == []
+    assert told["comparison"]["figures"]["loss"]["difference"]["high"] < 0
+
+
 def test_many_classes_alone_stop_no_release() -> None:
     """Of 200 pairs of models that are equally good at 50 classes, at most one in twenty."""
     from train.comparison import Tested
@@ -515,7 +566,9 @@ def test_a_killed_release_is_all_or_nothing_and_the_next_one_mends_it(
     assert (told["number"], told["reused"]) == (2, is_out)
 
 
-def test_runs_and_releases_on_s3(s3: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_releases_on_s3(
+    s3: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for file in (path for path in (made / "dataset").rglob("*") if path.is_file()):
         store.put(file, f"{s3}/data/{file.relative_to(made / 'dataset')}")
@@ -527,10 +580,8 @@ def test_runs_and_releases_on_s3(s3: str, made: Path, tmp_path: Path, monkeypatc
     assert releases.rollback(to)[0].run == runs[0]
     assert released(runs[0], to)["reused"]
     assert [switch.kind for switch in check(to)] == ["release", "release", "rollback"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    worse = subprocess.run(command("release", runs[2], "--to", to), env=env, capture_output=True, text=True)
-    assert worse.returncode == 3, worse.stderr
-    assert json.loads(worse.stdout)["pointer"] == f"{to}/released.json"
+    assert cli.main(["release", runs[2], "--to", to, "--max-stall", "1", "--device", "cpu", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["pointer"] == f"{to}/released.json"
 
 
 def test_the_data_of_a_card_that_was_changed_is_refused(made: Path, to: Path, tmp_path: Path) -> None:
