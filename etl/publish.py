@@ -24,7 +24,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
 from etl import leakage
-from penstock import personal, profile, store
+from penstock import buckets, personal, profile, store
 from penstock.audit import FileAudit, audit_file
 from penstock.digest import U64, column_hashes, row_hashes
 from penstock.errors import RecipeError
@@ -254,8 +254,6 @@ def row_bytes(rows: pa.Table, schema: Schema) -> npt.NDArray[np.int64]:
 
 def parquet(rows: pa.Table, schema: Schema, row_group_bytes: int) -> memoryview:
     """A Parquet file of even row groups, values of fixed width uncompressed and in one page."""
-    num_groups = min(rows.num_rows, max(1, round(int(row_bytes(rows, schema).sum()) / row_group_bytes)))
-    rows_per_group = math.ceil(rows.num_rows / num_groups)
     columns = pa.schema([(field.name, field.arrow_type) for field in schema.fields])
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -270,11 +268,26 @@ def parquet(rows: pa.Table, schema: Schema, row_group_bytes: int) -> memoryview:
         write_page_checksum=True,
         store_schema=False,
     ) as writer:
-        for start in range(0, rows.num_rows, rows_per_group):
+        for group in row_groups(rows, schema, row_group_bytes):
             # In one piece, so that a dictionary does not depend on how the rows arrived.
-            group = rows.slice(start, rows_per_group).combine_chunks()
-            writer.write_table(group.cast(columns), rows_per_group)
+            writer.write_table(group.combine_chunks().cast(columns), group.num_rows)
     return memoryview(sink.getvalue())
+
+
+def row_groups(rows: pa.Table, schema: Schema, row_group_bytes: int) -> Iterator[pa.Table]:
+    """Even ones, in the rows' order; of a field that has buckets each of one, a bucket behind the other."""
+    if (field := schema.bucketed) is not None:
+        bucket = buckets.of(rows[field.name], field)
+        order = np.argsort(bucket, kind="stable")
+        rows, ends = rows.take(order), np.cumsum(np.bincount(bucket)).tolist()
+        parts = [rows.slice(start, end - start) for start, end in zip([0, *ends], ends, strict=False) if start < end]
+    else:
+        parts = [rows]
+    for part in parts:
+        num_groups = min(part.num_rows, max(1, round(int(row_bytes(part, schema).sum()) / row_group_bytes)))
+        rows_per_group = math.ceil(part.num_rows / num_groups)
+        for start in range(0, part.num_rows, rows_per_group):
+            yield part.slice(start, rows_per_group)
 
 
 def leaf(field: Field) -> str:

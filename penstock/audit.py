@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from penstock import encoded, manifest, store, tensors
+from penstock import buckets, encoded, manifest, store, tensors
 from penstock import profile as profiles
 from penstock.digest import U64, column_hashes, row_hashes, sum_of
 from penstock.errors import DatasetError, PenstockError
@@ -132,10 +132,19 @@ def _audit(
                 "footer_bytes": len(footer),
                 "footer_crc32": zlib.crc32(footer),
                 "columns": places,
+                **({"bucket": _bucket(table, schema.bucketed, f"{where}, row group {g}")} if schema.bucketed else {}),
             }
         )
     table = pa.Table.from_pylist(rows, schema=manifest.arrow_schema(schema))
     return FileAudit(table, num_rows, digest % 2**64, profile, np.concatenate(contents) if profiled else None)
+
+
+def _bucket(rows: pa.Table, field: Field, where: str) -> int:
+    """The bucket of all lists of a row group."""
+    found = np.unique(buckets.of(rows[field.name], field))
+    if len(found) != 1:
+        raise DatasetError(f"{where}: lists of {len(found)} buckets in {field.name!r}, expected one; build it again")
+    return int(found[0])
 
 
 def _check_nulls(column: pa.ChunkedArray, field: Field, where: str) -> None:

@@ -9,6 +9,8 @@ file_bytes, file_sha256, footer_bytes and footer_crc32 (of the file's last bytes
     values              where the first value lies if the chunk is one uncompressed PLAIN page of values of one
                         width, which can be read in place: value i is at `values + i * stride`; else null
 
+Where a field has buckets of lengths there is a column `bucket` too: how many of its borders the lengths are above.
+
 Checksums are null where files were adopted and their bytes never read.
 """
 
@@ -46,6 +48,7 @@ def arrow_schema(schema: Schema) -> pa.Schema:
             ("footer_bytes", pa.int64()),
             ("footer_crc32", pa.uint32()),
             ("columns", pa.struct([(name, place) for name in schema.names])),
+            *([("bucket", pa.int32())] if schema.bucketed else []),
         ]
     )
 

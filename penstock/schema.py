@@ -3,6 +3,7 @@
     scalar    Field("label", "int64")                                    the native Parquet column
     tensor    Field("image", "uint8", (28, 28))                          binary: elements in C order, little endian
     list      Field("tokens", "int32", (None,))                          a list of numbers of any length, 0 included
+              Field("tokens", "int32", (None,), buckets=(16, 64))        in row groups of about one length
     encoded   Field("photo", "uint8", (None, None, 3), encoding="png")   binary: the file as it is; dtype and shape
                                                                          are those of the array that it decodes to
 
@@ -66,6 +67,7 @@ class Field:
     dtype: str
     shape: tuple[Any, ...] = ()  # of int or None; None, the rarer, only in lists and encoded fields
     encoding: str | None = None  # one of ENCODINGS
+    buckets: tuple[int, ...] = ()  # of a list: lengths up to which row groups hold lists of about one length
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith("_") or "." in self.name or "=" in self.name:
@@ -75,6 +77,12 @@ class Field:
         if self.name.lower() == SPLIT_COLUMN:
             raise RecipeError(f"field name {self.name!r}: this column says which split a row is in; rename the field")
         object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "buckets", tuple(self.buckets))
+        if self.buckets and not (self.is_list and list(self.buckets) == sorted({max(1, b) for b in self.buckets})):
+            raise RecipeError(
+                f"field {self.name!r}: buckets are lengths of a list in rising order, found {self.buckets} of shape "
+                f"{self.shape}"
+            )
         if self.is_encoded:
             self._check_encoding()
         elif None in self.shape and not self.is_list:
@@ -173,6 +181,9 @@ class Schema:
         for role, name in (("key", self.key), ("label", self.label)):
             if name is not None and name not in names:
                 raise RecipeError(f"schema: {role}={name!r} is not among the fields {', '.join(names)}")
+        bucketed = [field.name for field in self.fields if field.buckets]
+        if len(bucketed) > 1:
+            raise RecipeError(f"schema: {' and '.join(bucketed)} have buckets; row groups go by one field's lengths")
         if self.key is None:
             return
         if self.label == self.key:
@@ -190,6 +201,11 @@ class Schema:
     def names(self) -> list[str]:
         return [field.name for field in self.fields]
 
+    @property
+    def bucketed(self) -> Field | None:
+        """The list by whose lengths rows are put into row groups."""
+        return next((field for field in self.fields if field.buckets), None)
+
     def without_label(self) -> Schema:
         """The schema of rows that are to be scored: the same fields, less the label."""
         return Schema(tuple(f for f in self.fields if f.name != self.label), key=self.key)
@@ -198,11 +214,15 @@ class Schema:
         fields = [
             {"name": f.name, "dtype": f.dtype, "shape": list(f.shape)}
             | ({"encoding": f.encoding} if f.encoding is not None else {})
+            | ({"buckets": list(f.buckets)} if f.buckets else {})
             for f in self.fields
         ]
         return {"fields": fields, "key": self.key, "label": self.label}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Schema:
-        fields = tuple(Field(f["name"], f["dtype"], tuple(f["shape"]), f.get("encoding")) for f in value["fields"])
+        fields = tuple(
+            Field(f["name"], f["dtype"], tuple(f["shape"]), f.get("encoding"), tuple(f.get("buckets", ())))
+            for f in value["fields"]
+        )
         return cls(fields, key=value["key"], label=value["label"])

@@ -19,7 +19,9 @@ from pyspark.sql import functions as F
 from etl import publish, split
 from etl.spark import user_errors
 from etl.transform import pack
-from penstock.errors import RecipeError
+from penstock import store
+from penstock.audit import audit_file
+from penstock.errors import DatasetError, RecipeError
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
 from penstock.sketch import merge
@@ -321,3 +323,28 @@ def test_other_columns_than_the_schemas_are_the_recipes_error(spark: SparkSessio
     assert publish.conform(df.withColumn("more", F.lit(1)), schema).columns == ["id", "tiny", "label", "more"]
     with pytest.raises(RecipeError, match=f"clean.. gives other columns than the recipe's schema: {message}"):
         publish.conform(df.selectExpr(*change.split(", ")), schema)
+
+
+def test_row_groups_of_bucketed_lists_hold_one_bucket_each(tmp_path: Path) -> None:
+    schema = Schema((Field("id", "int64"), Field("tokens", "int32", (None,), buckets=(2, 5))), key="id")
+    lengths = [9, 0, 2, 3, 5, 6, 1, 7, 4, 8] * 20
+    rows = pa.table({"id": range(200), "tokens": pa.array([[1] * n for n in lengths], pa.list_(pa.int32()))})
+    url = f"file://{tmp_path}"
+    store.write(f"{url}/split=train/part.parquet", publish.parquet(rows, schema, 400))
+    audit = audit_file(url, "split=train/part.parquet", "train", schema)
+    buckets = audit.row_groups["bucket"].to_pylist()
+    assert buckets == sorted(buckets)
+    assert set(buckets) == {0, 1, 2}
+    assert len(buckets) > 6
+    file = pq.ParquetFile(tmp_path / "split=train" / "part.parquet")
+    ids: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for group, bucket in enumerate(buckets):
+        found = file.read_row_group(group)
+        assert {sum(n > border for border in (2, 5)) for n in map(len, found["tokens"].to_pylist())} == {bucket}
+        ids[bucket] += found["id"].to_pylist()
+    assert all(of == sorted(of) for of in ids.values())  # in a bucket the rows keep their order
+    assert sorted(i for of in ids.values() for i in of) == list(range(200))
+    plain = Schema((schema.fields[0], Field("tokens", "int32", (None,))), key="id")
+    store.write(f"{url}/split=train/mixed.parquet", publish.parquet(rows, plain, 400))
+    with pytest.raises(DatasetError, match=r"row group 0: lists of 3 buckets in 'tokens', expected one"):
+        audit_file(url, "split=train/mixed.parquet", "train", schema)

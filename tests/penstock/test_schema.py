@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from penstock.schema import ENCODINGS, LIST_TYPES, SCALAR_TYPES, TENSOR_TYPES, F
 NAMES = st.text(st.characters(exclude_characters="._="), min_size=1, max_size=9).filter(lambda n: n.lower() != "split")
 LISTS = [pa.list_(SCALAR_TYPES[dtype]) for dtype in LIST_TYPES]
 SIZES = st.integers(1, 9)
+BUCKETED = Field("x", "int32", (None,), buckets=(3,))
 
 
 @st.composite
@@ -32,6 +34,7 @@ FIELDS = st.one_of(
     st.builds(Field, NAMES, st.sampled_from(sorted(SCALAR_TYPES))),
     st.builds(Field, NAMES, st.sampled_from(TENSOR_TYPES), st.lists(SIZES, min_size=1, max_size=4)),
     st.builds(Field, NAMES, st.sampled_from(LIST_TYPES), st.just((None,))),
+    st.builds(Field, st.just("text"), st.just("int8"), st.just((None,)), st.none(), st.sampled_from([(1,), (3, 9)])),
     encoded_fields(),
 )
 
@@ -107,6 +110,13 @@ def test_a_field_weighs_as_much_as_its_array(field: Field) -> None:
         ),
         (lambda: Field("x", "float32", (), "npy"), r"npy does not decode to shape \(\); use one size or more"),
         (lambda: Field("x", "bool", (3,), "npz"), "npz does not decode to 'bool'; use one of uint8"),
+        (lambda: Field("x", "int32", (None,), buckets=(9, 3)), "buckets are lengths of a list in rising order"),
+        (lambda: Field("x", "int32", (None,), buckets=(0,)), "buckets are lengths of a list in rising order"),
+        (lambda: Field("x", "int32", (3,), buckets=(3,)), "buckets are lengths of a list in rising order"),
+        (
+            lambda: Schema((BUCKETED, replace(BUCKETED, name="y")), key=None),
+            "x and y have buckets; row groups go by one",
+        ),
         (lambda: Field("", "int64"), "without '.', '=' or a leading '_'; rename the field"),
         (lambda: Field("_x", "int64"), "without '.', '=' or a leading '_'"),
         (lambda: Field("a.b", "int64"), "without '.', '=' or a leading '_'"),

@@ -390,3 +390,38 @@ def test_a_huge_row_group_is_cut_and_read_once(
         seen += batch["key"].tolist()
     assert sorted(seen) == list(range(310))
     assert set(decoded.values()) == {1}  # shared by lanes, and by the parts that it is cut into
+
+
+def test_batches_of_bucketed_lists_are_of_one_bucket_and_go_on_anywhere(tmp_path: Path) -> None:
+    borders, rng = (4, 9), np.random.default_rng(0)
+    schema = Schema((Field("id", "int64"), Field("tokens", "int32", (None,), buckets=borders)), key="id")
+    lengths = {0: (0, 4), 1: (5, 9), 2: (10, 30)}
+    files, first = [], 0
+    for sizes in ([(0, 30), (1, 11), (2, 17)], [(0, 9), (2, 3)]):
+        groups = []
+        for bucket, size in sizes:
+            low, high = lengths[bucket]
+            ids = list(range(first, first + size))
+            groups.append({"id": ids, "tokens": [[i] * int(rng.integers(low, high + 1)) for i in ids]})
+            first += size
+        files.append(groups)
+    folder = write_dataset(tmp_path / "dataset", schema, {"train": files})
+    options: dict[str, Any] = {"global_batch_size": 8, "lanes": 4, "columns": schema.names}
+    whole = list(Feed(str(folder), **options).epoch(3))
+    assert sorted(i for batch in whole for i in batch["id"].tolist()) == list(range(first))
+    for batch in whole:
+        found = np.searchsorted(borders, batch["_tokens_length"].numpy())
+        assert len(set(found.tolist())) == 1
+        for i, length, tokens in zip(
+            batch["id"].tolist(), batch["_tokens_length"].tolist(), batch["tokens"], strict=True
+        ):
+            assert tokens.tolist() == [i] * length + [0] * (len(tokens) - length)
+    assert sum(batch["tokens"].numel() for batch in whole) < 1.5 * sum(int(b["_tokens_length"].sum()) for b in whole)
+    resumed = list(Feed(str(folder), **options).epoch(3, 4))
+    assert [b["id"].tolist() for b in resumed] == [b["id"].tolist() for b in whole[4:]]
+    ranks = [list(Feed(str(folder), **options, rank=rank, world_size=2).epoch(3)) for rank in range(2)]
+    for b, batch in enumerate(whole):
+        parts = [i for rank in ranks for i, w in zip(rank[b]["id"].tolist(), rank[b][WEIGHT], strict=True) if w]
+        assert sorted(parts) == sorted(batch["id"].tolist())
+    in_order = [i for batch in Feed(str(folder), shuffle=False, **options).epoch() for i in batch["id"].tolist()]
+    assert in_order == list(range(first))

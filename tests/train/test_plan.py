@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,6 +73,47 @@ def test_unshuffled_lanes_hold_file_order(plan: Plan) -> None:
     one_lane = Plan(plan.rows_per_group, plan.global_batch_size, 1, shuffle=False)
     seen = [row for number in range(one_lane.num_batches) for row in rows(one_lane, number)]
     assert seen == all_rows(plan)
+
+
+@st.composite
+def bucketed(draw: st.DrawFn) -> Plan:
+    plan = draw(plans())
+    buckets = draw(st.lists(st.integers(0, 3), min_size=len(plan.rows_per_group), max_size=len(plan.rows_per_group)))
+    return replace(plan, buckets=np.array(buckets))
+
+
+@given(bucketed(), st.data())
+def test_with_buckets_every_row_comes_once_in_a_batch_of_its_bucket(plan: Plan, data: st.DataObject) -> None:
+    world_size = data.draw(st.sampled_from(divisors(plan.lanes)))
+    assert plan.buckets is not None
+    seen, places, short, of = [], [], Counter[int](), []
+    for number in range(plan.num_batches):
+        whole = rows(plan, number)
+        ranks = [rows(plan, number, rank, world_size) for rank in range(world_size)]
+        assert sorted(row for rank in ranks for row in rank) == sorted(whole)
+        (bucket,) = {int(plan.buckets[group]) for group, _ in whole}
+        of.append(bucket)
+        short[bucket] += len(whole) < plan.global_batch_size
+        assert len(plan.places(number)) == len(whole)
+        seen, places = seen + whole, places + plan.places(number).tolist()
+    assert sorted(seen) == all_rows(plan)
+    assert sorted(places) == list(range(plan.num_rows))
+    assert all(count <= 1 for count in short.values())
+    again = replace(plan)  # seeking needs nothing that came before
+    if plan.num_batches:
+        last = plan.num_batches - 1
+        assert rows(again, last) == rows(plan, last)
+
+
+def test_batches_of_all_buckets_are_mixed_anew_each_epoch() -> None:
+    orders = set()
+    for epoch in range(3):
+        plan = Plan(np.full(60, 16), 16, 4, seed=1, epoch=epoch, buckets=np.arange(60) // 20)
+        of = [rows(plan, n)[0][0] // 20 for n in range(plan.num_batches)]
+        assert Counter(of) == {0: 20, 1: 20, 2: 20}
+        assert sum(a != b for a, b in itertools.pairwise(of)) > 20
+        orders.add(tuple(of))
+    assert len(orders) == 3
 
 
 def test_order_changes_with_epoch_and_seed() -> None:

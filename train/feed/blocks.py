@@ -77,9 +77,13 @@ class BlockReader:
             yield (self._plan.epoch, block), [self._row_groups.whole(piece.group) for piece in self._pieces(block)[0]]
 
     def blocks(self, first: int) -> Iterator[range]:
-        """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own."""
+        """The epoch's batches from `first` on, in blocks. The last batch, which may be short, is a block of its own.
+
+        So is each where buckets are mixed: those that follow each other are of other rows.
+        """
         last, start = self._plan.num_batches - 1, first
-        size = max(1, min(BLOCK_BATCHES, BLOCK_BYTES // self._batch_bytes, last // LEAST_BLOCKS))
+        most = BLOCK_BATCHES if self._plan.in_order else 1
+        size = max(1, min(most, BLOCK_BYTES // self._batch_bytes, last // LEAST_BLOCKS))
         while start < last:
             stop = min(start + min(size, 1 + start - first), last)  # 1, 2, 4, …: the first batch is there at once
             yield range(start, stop)

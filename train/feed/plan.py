@@ -10,6 +10,9 @@ divides L. Every row is in one lane at one place: it comes exactly once per epoc
 most: every rank makes ceil(ceil(N / L) / q) steps, and only the last batch is short. A position is the number of
 a batch: seeking there computes it, and replays nothing.
 
+Where row groups are of several buckets (of the length of their lists), this is so for the row groups of each bucket,
+and all batches come in the order of a permutation. A batch is of one bucket; of each bucket the last one may be short.
+
 Unshuffled, both permutations are the identity and one lane per rank gives each rank a range in file order.
 """
 
@@ -38,7 +41,10 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One epoch of one split. `rows_per_group`: (num_groups,) rows of each row group, in file order."""
+    """One epoch of one split. `rows_per_group`: (num_groups,) rows of each row group, in file order.
+
+    `buckets`: (num_groups,) the bucket of each row group; None where there are none.
+    """
 
     rows_per_group: I64
     global_batch_size: int
@@ -46,6 +52,7 @@ class Plan:
     seed: int = 0
     epoch: int = 0
     shuffle: bool = True
+    buckets: I64 | None = None
 
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.global_batch_size < 1 or self.global_batch_size % self.lanes:
@@ -60,19 +67,43 @@ class Plan:
 
     @property
     def num_batches(self) -> int:
-        longest_lane = -(-self.num_rows // self.lanes)
-        return -(-longest_lane // (self.global_batch_size // self.lanes))
+        return int(self._first_batch[-1])
+
+    @property
+    def in_order(self) -> bool:
+        """Whether batches that follow each other have rows that do."""
+        return len(self._first_batch) <= 2
 
     @cached_property
     def groups(self) -> I64:
-        """(num_groups,) the order in which row groups come."""
+        """(num_groups,) the order in which row groups come, those of a bucket behind each other."""
         n = len(self.rows_per_group)
-        return permutation(n, self.seed, self.epoch) if self.shuffle else np.arange(n)
+        order = permutation(n, self.seed, self.epoch) if self.shuffle else np.arange(n)
+        return order if self.buckets is None else order[np.argsort(self.buckets[order], kind="stable")]
 
     @cached_property
     def _ends(self) -> I64:
         """(num_groups,) where each group of `groups` ends among the N rows."""
         return np.cumsum(self.rows_per_group[self.groups])
+
+    @cached_property
+    def _first_row(self) -> I64:
+        """(buckets + 1,) where each bucket with rows begins among the N rows, and N."""
+        if self.buckets is None:
+            return np.array([0, self.num_rows])
+        sizes = np.bincount(self.buckets, self.rows_per_group).astype(np.int64)
+        return np.cumsum([0, *sizes[sizes > 0]]) if sizes.any() else np.zeros(2, np.int64)
+
+    @cached_property
+    def _first_batch(self) -> I64:
+        """(buckets + 1,) the number of batches of all buckets before, and of all."""
+        longest_lane = -(-np.diff(self._first_row) // self.lanes)
+        return np.cumsum([0, *(-(-longest_lane // (self.global_batch_size // self.lanes)))])
+
+    @cached_property
+    def _batches(self) -> I64:
+        """(num_batches,) the order in which batches of several buckets come."""
+        return permutation(self.num_batches, self.seed, self.epoch, -1) if self.shuffle else np.arange(self.num_batches)
 
     def rows_of(self, group: int) -> I64:
         """(rows,) the order of the rows inside a row group."""
@@ -106,7 +137,14 @@ class Plan:
         check_ranks(self.lanes, world_size, rank)
         share = self.global_batch_size // self.lanes
         lane = np.arange(rank, self.lanes, world_size)
-        lane_start, lane_stop = self.num_rows * lane // self.lanes, self.num_rows * (lane + 1) // self.lanes
+        bucket = 0
+        if not self.in_order:
+            assert count == 1
+            number = int(self._batches[first])
+            bucket = int(np.searchsorted(self._first_batch, number, side="right")) - 1
+            first = number - int(self._first_batch[bucket])
+        begin, num_rows = int(self._first_row[bucket]), int(np.diff(self._first_row)[bucket])
+        lane_start, lane_stop = begin + num_rows * lane // self.lanes, begin + num_rows * (lane + 1) // self.lanes
         start = lane_start + first * share
         stop = np.minimum(start + count * share, lane_stop)
         return start[start < stop], stop[start < stop]

@@ -90,6 +90,8 @@ class RowGroups:
         self._file = files.indices.to_numpy()  # (groups,) its file's place in `_files`
         self._first_group = np.unique(self._file, return_index=True)[1]  # (files,)
         self._group_in_file = table["row_group"].to_numpy()
+        bucketed = "bucket" in table.column_names
+        self.buckets: I64 | None = table["bucket"].to_numpy().astype(np.int64) if bucketed else None  # (groups,)
         self._file_bytes = table["file_bytes"].to_numpy()
         self._footer_bytes, self._footer_crc32 = (table[f"footer_{x}"].to_numpy() for x in ("bytes", "crc32"))
         places = table["columns"].combine_chunks()
