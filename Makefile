@@ -27,8 +27,8 @@ test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
 test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop
 	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster
 
-soak: $(VENV)/.dev  ## the tests that kill and corrupt at their full count
-	@$(BIN)/python -m pytest -m soak tests
+soak: $(VENV)/.dev  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
+	@$(BIN)/python -m pytest -p tests.note -m soak tests
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

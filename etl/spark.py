@@ -165,8 +165,7 @@ def user_errors(raw_url: str, out: str) -> Iterator[None]:
     except (Py4JJavaError, PySparkException) as error:
         if (sentence := _explain(str(error), raw_url, out)) is not None:
             raise sentence from error
-        if isinstance(error, Py4JJavaError):
-            error.add_note(str(error))  # its text lies in the JVM, which is gone when the traceback is printed
+        error.add_note(str(error))  # its text lies in the JVM, which is gone when the traceback is printed
         raise
 
 
@@ -202,10 +201,9 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
         why = f": {cause.group(2)}" if cause else ""
         where = store.shown(unquote(read.group(1)))
         return RawDataError(f"{where}: cannot be read{why}; the file is truncated or damaged: copy it again")
-    if analysis := re.search(
-        r"\[(UNRESOLVED_COLUMN|PARSE_SYNTAX_ERROR|DATATYPE_MISMATCH|UNRESOLVED_ROUTINE)[^\]]*\] ([^\n]*)", text
-    ):
-        return RecipeError(f"the recipe asks Spark for something that is not there: {analysis.group(2)}")
+    # SQLSTATE class 42, "syntax error or access rule violation": of the expressions, before any row is read.
+    if analysis := re.search(r"\[[\w.]+\] ([^\n]*(?:\n[^\n]*)?SQLSTATE: 42\w{3})", text):
+        return RecipeError(f"the recipe asks Spark for what it cannot do: {analysis.group(1)}")
     if failed := DATA_EXCEPTION.search(text):
         sql, line = failed["sql"], failed["line"]
         which = f" {sql.strip()!r}" if sql else f" at {line}" if line else ""

@@ -37,6 +37,7 @@ first steps:
   penstock run mnist --raw /data/mnist --out /data/mnist_demo
 """
 
+PREDICTIONS = "predictions.parquet"
 OURS = ("penstock", "etl", "train", "recipes")  # what is missing of these is a bug, not an installation
 
 
@@ -137,8 +138,10 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     etl.report(built, store.absolute(dataset), console)
 
     console.say(f"\nDataset version to a model: {config.model}, {config.epochs} epochs on {device}")
+    last = PREDICTIONS if "test" in built.card.splits else "report.json"
     folder = _unfinished_or_new(
         store.join(out, "runs"),
+        last,
         lambda run: not training.differences(run, recipe, store.absolute(dataset), built.card, config),
     )
     version, reading, options = built.card.version, training.reading(arguments), training.options(arguments)
@@ -151,19 +154,19 @@ def run_both(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     told: dict[str, Any] = {**etl.summary(built, dataset), "run": folder, **trained.report}
     if "test" in built.card.splits:
-        file = store.join(folder, "predictions.parquet")
+        file = store.join(folder, PREDICTIONS)
         predicted = predict(folder, dataset, file, console, version=built.card.version, splits=["test"], device=device)
         console.say(f"Predictions for the {predicted['rows']:,} test rows: {store.shown(predicted['predictions'])}")
         told["predictions"] = file
     return told
 
 
-def _unfinished_or_new(runs: str, is_this_run: Callable[[str], bool]) -> str:
+def _unfinished_or_new(runs: str, last_file: str, is_this_run: Callable[[str], bool]) -> str:
     """The newest run if it was interrupted and is of this configuration, so that it goes on; else the next number."""
     last = max((int(name) for name in store.folders(runs) if name.isdigit()), default=0)
     newest = store.join(runs, str(last))
-    has_config, has_report = (store.exists(store.join(newest, name)) for name in ("config.json", "report.json"))
-    return newest if has_config and not has_report and is_this_run(newest) else store.join(runs, str(last + 1))
+    has_config, is_done = (store.exists(store.join(newest, name)) for name in ("config.json", last_file))
+    return newest if has_config and not is_done and is_this_run(newest) else store.join(runs, str(last + 1))
 
 
 if __name__ == "__main__":

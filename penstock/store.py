@@ -11,11 +11,11 @@ import functools
 import hashlib
 import io
 import itertools
-import logging
 import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO
 
 import fsspec
@@ -30,6 +31,7 @@ from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from penstock import log
 from penstock.errors import DatasetError, Preempted, RawDataError, StorageError
 
 LEADS_OUT = r"^$|^/|(^|/)\.\.(/|$)|://|\\"  # of a relative path that must not leave its folder
@@ -40,7 +42,7 @@ CHUNK_BYTES = 4 << 20
 HDFS_PATIENCE = {"dfs.client.failover.max.attempts": "5", "dfs.client.failover.sleep.max.millis": "2000"}
 
 HDFS_WRITE_S = 120.0  # how long a file is tried to be written
-LOG = logging.getLogger("penstock.store")
+HDFS_ANSWER_S = 20.0  # how long a chunk of it may take: hdfs-native may wait for ever for a DataNode that is dead
 
 # Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
 # Source: HadoopFSUtils.shouldFilterOutPathName and PartitioningAwareFileIndex.isDataPath of Spark 4.3.
@@ -282,9 +284,9 @@ def _write_to_hdfs(
         source.seek(0)
         try:
             while chunk := source.read(CHUNK_BYTES):
-                file.write(chunk)
+                _answered(file.write, chunk)
                 moved()
-            file.close()
+            _answered(file.close)
             return
         except (FileNotFoundError, PermissionError):
             raise
@@ -294,8 +296,28 @@ def _write_to_hdfs(
                     fs.rm_file(path)  # empty, or as far as it came
                 raise
             if tried == 1:
-                LOG.warning("%s: %s; trying again, for %.0f s at most", path, _why(error), HDFS_WRITE_S)
+                log.warning(f"{path}: {_why(error)}; trying again, for {HDFS_WRITE_S:.0f} s at most")
         time.sleep(1)
+
+
+def _answered(call: Callable[..., object], *arguments: object) -> None:
+    """Calls it, and leaves it to itself where it does not return. Raises: TimeoutError, or what it raises."""
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            call(*arguments)
+            ended.put(None)
+        except BaseException as error:
+            ended.put(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        error = ended.get(timeout=HDFS_ANSWER_S)
+    except Empty:
+        raise TimeoutError(f"no DataNode answered for {HDFS_ANSWER_S:.0f} s") from None
+    if error is not None:
+        raise error
 
 
 def replace(url: str | Path, content: bytes) -> None:

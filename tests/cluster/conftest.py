@@ -21,7 +21,18 @@ from penstock.console import Console
 from penstock.verify import verify
 
 ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(
+    os.environ.get("KILLS", "2")
+)  # of each kind in `make soak`, half a minute each; ten and more before a release
 RAW = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
+# Of faults that come at drawn moments: one in `make test-cluster`, many in `make soak`.
+DRAWN = pytest.mark.parametrize(
+    ("times", "seed"),
+    [
+        pytest.param(1, 1, id="once"),
+        pytest.param(KILLS, 2, id=f"{KILLS}-times-seed-2", marks=pytest.mark.soak),
+    ],
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

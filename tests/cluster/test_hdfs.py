@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -18,7 +20,7 @@ from penstock.errors import DatasetError, PenstockError, StorageError
 from penstock.gc import unneeded
 from penstock.released import rollback
 from penstock.verify import verify
-from tests.cluster.conftest import blocks, corrupt, killed, put, resume, stopped
+from tests.cluster.conftest import DRAWN, blocks, corrupt, killed, put, resume, stopped
 from tests.penstock.test_released import check, released_by
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
 from train.feed import Feed, fetch
@@ -43,6 +45,13 @@ def opened(url: str | Path, **options: Any) -> Feed:
 
 def ids(feed: Feed, epoch: int = 0) -> list[list[int]]:
     return [batch["id"].tolist() for batch in feed.epoch(epoch)]
+
+
+def begun(far: str, rng: random.Random) -> tuple[Iterator[dict[str, Any]], list[list[int]]]:
+    """An epoch of which some batches, less than half, were read, and their ids."""
+    feed = opened(far, fetch_threads=2)
+    batches = feed.epoch()
+    return batches, [next(batches)["id"].tolist() for _ in range(rng.randrange(1, len(feed) // 2))]
 
 
 def test_batches_are_those_of_local_files(far: str, local: Path) -> None:
@@ -103,24 +112,46 @@ def test_of_several_releases_at_once_one_wins(hdfs: Cluster) -> None:
     assert len(check(url)) == 4
 
 
-def test_a_namenode_and_datanodes_that_stop_are_waited_for(hdfs: Cluster, far: str, local: Path) -> None:
-    feed = opened(far, fetch_threads=2)
-    batches = feed.epoch()
-    found = [next(batches)["id"].tolist()]
-    with stopped(hdfs, "namenode", "datanode-0", "datanode-1"):
-        going_on = threading.Timer(4.0, resume, [hdfs, "namenode", "datanode-0", "datanode-1"])
-        going_on.start()
-        found += [batch["id"].tolist() for batch in batches]
-    assert found == ids(opened(local))
+def test_a_file_is_written_again_where_no_datanode_answers(
+    hdfs: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """hdfs-native itself would wait for ever for some that have died, and for those that stopped until they go on."""
+    monkeypatch.setattr(store, "HDFS_ANSWER_S", 1.0)
+    url, content = f"{hdfs.hdfs_url}/user/tester/written-again", random.Random(0).randbytes(64 << 20)
+    with stopped(hdfs, "datanode-0", "datanode-1"):
+        threading.Timer(4.0, resume, [hdfs, "datanode-0", "datanode-1"]).start()
+        store.write(url, memoryview(content))
+    assert "TimeoutError: no DataNode answered for 1 s; trying again" in capsys.readouterr().err
+    assert store.read_bytes(url) == content
 
 
-def test_a_datanode_that_dies_is_replaced_by_the_other(hdfs: Cluster, far: str, local: Path) -> None:
-    feed = opened(far, fetch_threads=2)
-    batches = feed.epoch()
-    found = [next(batches)["id"].tolist()]
-    with killed(hdfs, "datanode-0"):
-        found += [batch["id"].tolist() for batch in batches]
-    assert found == ids(opened(local))
+@DRAWN
+def test_a_namenode_and_datanodes_that_stop_are_waited_for(
+    hdfs: Cluster, far: str, local: Path, times: int, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For 4 s, and in `make soak` for 20 s."""
+    rng, names = random.Random(seed), ("namenode", "datanode-0", "datanode-1")
+    for _ in range(times):
+        caplog.clear()
+        batches, found = begun(far, rng)
+        with stopped(hdfs, *names):
+            going_on = threading.Timer(4.0 if times == 1 else 20.0, resume, [hdfs, *names])
+            going_on.start()
+            found += [batch["id"].tolist() for batch in batches]
+        assert found == ids(opened(local))
+        assert times == 1 or "trying again" in caplog.text
+
+
+@DRAWN
+def test_a_datanode_that_dies_is_replaced_by_the_other(
+    hdfs: Cluster, far: str, local: Path, times: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    for _ in range(times):
+        batches, found = begun(far, rng)
+        with killed(hdfs, f"datanode-{rng.randrange(2)}"):
+            found += [batch["id"].tolist() for batch in batches]
+        assert found == ids(opened(local))
 
 
 def test_a_corrupt_block_is_read_from_its_replica(hdfs: Cluster, local: Path) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import random
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,12 @@ import pytest
 
 from cluster.__main__ import Cluster
 from etl.run import etl
+from penstock import card as cards
 from penstock import cli, store
 from penstock.console import Console
 from penstock.recipe import find
 from penstock.released import released
-from tests.cluster.conftest import ROOT, environment, put
-from tests.cluster.test_hdfs import killed
+from tests.cluster.conftest import DRAWN, RAW, ROOT, check_rows, environment, killed, put
 from tests.train.far_runs import check_kills, fetched, start, steps, until
 from tests.train.processes import Place, assert_same
 
@@ -118,6 +122,25 @@ def test_a_killed_run_goes_on_from_hdfs_on_another_machine(hdfs: Cluster, place:
     assert_same(place.folder / "whole", fetched(url, tmp_path / "there"))
 
 
+@DRAWN
+def test_a_datanode_that_dies_under_checkpoints_costs_nothing(
+    hdfs: Cluster, place: Place, tmp_path: Path, times: int, seed: int
+) -> None:
+    """Each time of another run, from when its first checkpoint is being copied on; the run ends without it."""
+    rng, large = random.Random(seed), {"WIDTH": "1000", "PATIENCE_S": "60"}  # checkpoints of 20 MB
+    place.finish(f"large-{seed}", **large)
+    for i in range(times):
+        url = f"{hdfs.hdfs_url}/user/tester/runs/datanode-{seed}-{i}"
+        started = start(place, url, tmp_path / str(i), SLEEP_STEPS="0.1", **large)
+        until(started, lambda url=url: [name for name in store.file_names(url) if ".coming" in name])
+        time.sleep(rng.uniform(0, 3))
+        with killed(hdfs, f"datanode-{rng.randrange(2)}"):
+            code, said = started.end()
+        assert code == 0, said
+        assert not [name for name in store.file_names(url) if "/." in f"/{name}"]
+        assert_same(place.folder / f"large-{seed}", fetched(url, tmp_path / f"{i}-there"))
+
+
 def test_two_ranks_that_are_asked_to_end_have_saved_on_hdfs(hdfs: Cluster, place: Place, tmp_path: Path) -> None:
     url = f"{hdfs.hdfs_url}/user/tester/runs/two-there"
     place.finish("two", *TWO)
@@ -149,3 +172,49 @@ def test_an_hdfs_that_is_gone_ends_the_run_which_goes_on_later(hdfs: Cluster, pl
     assert code == 0, said
     assert "Going on after step" in said
     assert_same(place.folder / "whole", fetched(url, tmp_path / "there"))
+
+
+# `penstock run`
+
+PENSTOCK = """
+import sys
+from penstock import cli
+from train import mirror
+mirror.POLL_S = 0.3
+sys.exit(cli.main())
+"""
+
+
+def test_raw_data_to_predictions_on_hdfs_where_spark_then_the_trainer_is_killed(
+    hdfs: Cluster, raw: str, tmp_path: Path
+) -> None:
+    out = f"{hdfs.hdfs_url}/user/tester/whole-way"
+    environment = {**os.environ, "HADOOP_CONF_DIR": str(hdfs.conf), "TMPDIR": str(tmp_path)}
+
+    def command(raw_url: object, out: object) -> list[str]:
+        options = ["--epochs", "20", "--checkpoint-seconds", "0.1", "--json"]
+        return [sys.executable, "-c", PENSTOCK, "run", "digits", "--raw", f"{raw_url}", "--out", f"{out}", *options]
+
+    def finished(line: list[str]) -> dict[str, Any]:
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    for has_begun in (lambda: store.folders(f"{out}/dataset/duplicates"), lambda: steps(f"{out}/runs/1")):
+        process = subprocess.Popen(
+            command(raw, out), env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        while not has_begun():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    there, here = finished(command(raw, out)), finished(command(RAW, tmp_path / "here"))
+    assert there["reused"]  # what the second one made
+    assert there["run"] == f"{out}/runs/1"
+    check_rows(f"{out}/dataset", cards.load(here["dataset"]))
+    assert_same(Path(here["run"]), fetched(there["run"], tmp_path / "there"))
+    predictions = pq.read_table(tmp_path / "there" / "predictions.parquet")
+    assert predictions.equals(pq.read_table(here["predictions"]))
+    starts = (tmp_path / "there" / "starts.jsonl").read_text().splitlines()
+    assert len(starts) == 2

@@ -57,6 +57,10 @@ def test_digits_from_raw_to_predictions(digits_csv: Path, tmp_path: Path) -> Non
     assert again["reused"]
     assert again["version"] == told["version"]
     assert Path(again["run"]).name == "2"
+    (tmp_path / "runs" / "2" / "predictions.parquet").unlink()  # as if it was killed before
+    last = penstock("run", "digits", "--raw", digits_csv, "--out", tmp_path, "--epochs", 1)
+    assert (last["run"], last["test"]) == (again["run"], again["test"])
+    assert Path(last["predictions"]).exists()
 
 
 def killed_etl(digits_csv: Path, out: Path, times: int, seed: int) -> None:

@@ -271,7 +271,7 @@ def test_a_null_that_nobody_imputes_is_named(spark: SparkSession) -> None:
         (TargetMean("none_at_all"), "null in all rows of the training split"),
         (OneHot("many"), "more than 1,000 categories; use Vocabulary or Hashing"),
         (Standardise("huge"), r"has 1e\+200, more than 1e\+100"),
-        (Standardise("missing"), "asks Spark for something that is not there"),
+        (Standardise("missing"), "asks Spark for what it cannot do"),
     ],
 )
 def test_what_cannot_be_fitted_is_said(spark: SparkSession, part: Of, message: str) -> None:

@@ -302,7 +302,7 @@ def test_kept_clean_rows_are_looked_at_in_all_their_columns(run: Run, tmp_path: 
         ('{"nmae": Drop()}', r"private: clean\(\) gives no column 'nmae', there are name, customer, text, city; mend"),
         ('{"customer": Mask()}', "private: Mask cannot treat column 'customer', which is int; cast it to a string"),
         ('{"city": Drop()}', "recipe 'wrong': private: 'city' is to be dropped, but is a field of the schema"),
-        ('{"city": Derive("nothing")}', "asks Spark for something that is not there.*nothing"),
+        ('{"city": Derive("nothing")}', "asks Spark for what it cannot do.*nothing"),
         ('{"city": "drop"}', r"private must be a dict of column -> Drop\(\), Pseudonymise\(\), Mask"),
         ('{}\nnot_private = {"city": ""}', "not_private must be a dict of column -> why it is no personal data"),
         ("{}\nquarantine_records = 0", "quarantine_records must be True or False, is 0"),

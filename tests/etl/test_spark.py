@@ -42,6 +42,7 @@ GONE = """[FAILED_READ_FILE.FILE_NOT_EXIST] Encountered error while reading file
 exist.
 It is possible the underlying files have been updated. SQLSTATE: KD001
 """
+TWICE = "[AMBIGUOUS_REFERENCE] Reference `start` is ambiguous, could be: [`start`, `start`]. SQLSTATE: 42704\n"
 COLUMN = "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column `agee` cannot be resolved. Did you mean [`age`]. SQLSTATE: 42703"
 
 
@@ -93,9 +94,15 @@ COLUMN = "[UNRESOLVED_COLUMN.WITH_SUGGESTION] A column `agee` cannot be resolved
             "/raw/a b.csv: is no longer there; let the raw data be while it is read, and run again",
         ),
         (
+            TWICE,
+            RecipeError,
+            "the recipe asks Spark for what it cannot do: Reference `start` is ambiguous, could be: [`start`, "
+            "`start`]. SQLSTATE: 42704",
+        ),
+        (
             COLUMN,
             RecipeError,
-            "the recipe asks Spark for something that is not there: A column `agee` cannot be resolved. "
+            "the recipe asks Spark for what it cannot do: A column `agee` cannot be resolved. "
             "Did you mean [`age`]. SQLSTATE: 42703",
         ),
     ],

@@ -12,9 +12,9 @@ from tests.train.processes import WAIT_S, Place, Started
 
 # The folder is looked at more often than by default, the storage and a dead holder are waited for less.
 QUICK = """
-import sys
+import os, sys
 from train import lease, mirror, run
-mirror.POLL_S, mirror.PATIENCE_S, lease.LEASE_S, lease.RENEW_S = 0.3, 5, 10, 1
+mirror.POLL_S, mirror.PATIENCE_S, lease.LEASE_S, lease.RENEW_S = 0.3, float(os.environ.get("PATIENCE_S", 5)), 10, 1
 sys.exit(run.main())
 """
 
