@@ -100,7 +100,7 @@ def check_allowed(found: Counts, ask: Asked, refused: DataFrame | None, max_quar
         examples = _examples(refused, worst[:WORST_RULES_SHOWN], found)
         raise RawDataError(
             f"raw data: {found.quarantined:,} of {found.raw:,} rows of {raw} break a rule "
-            f"({found.quarantined / found.raw:.1%}), at most {max_quarantined:.1%} may; nothing is published. "
+            f"({found.quarantined / found.raw:.2%}), at most {max_quarantined:.2%} may; nothing is published. "
             f"Most frequent: {'; '.join(examples)}. Mend the raw data, or raise max_quarantined in the recipe",
             values=examples.values(),
         )

@@ -264,7 +264,7 @@ def _clean(spark: SparkSession, job: Job) -> Cleaned:
     """read -> fix -> check -> keep or refuse -> clean -> protect"""
     recipe = job.recipe
     ask, private = asked(recipe.fixes, recipe.rules, job.labelled), privacy.asked(recipe, job.labelled)
-    raw_rows = recipe.read(spark, job.raw_url, job.labelled)
+    raw_rows = _rows("read", recipe.read(spark, job.raw_url, job.labelled))
     if not recipe.quarantine_records:
         raw_rows = privacy.without_values(raw_rows)
     if isinstance(recipe.keep, First | Last):
@@ -274,7 +274,8 @@ def _clean(spark: SparkSession, job: Job) -> Cleaned:
     fixed = clean.fix(raw_rows, ask.fixes)
     checked, counted, treated = clean.check(fixed, ask.rules, job.raw_url), Observation(), Observation()
     observed = checked.observe(counted, *counts.aggregates(ask))
-    rows = privacy.protect(_public(recipe.clean(clean.kept(observed))), private, job.key, treated)
+    rows = _public(_rows("clean", recipe.clean(clean.kept(observed))))
+    rows = privacy.protect(rows, private, job.key, treated)
     return Cleaned(rows, checked, ask, private, counted, treated)
 
 
@@ -394,6 +395,12 @@ def _tables(recipe: DatasetRecipe) -> list[list[tuple[str, str]]]:
     """What lies where a rule's table does, outside the raw data: other values are another version."""
     urls = [rule.url for rule in recipe.rules if isinstance(rule, Reference) and rule.url is not None]
     return [[(file.name, file.sha256) for file in store.inventory(store.absolute(url))] for url in urls]
+
+
+def _rows(function: str, found: object) -> DataFrame:
+    if not isinstance(found, DataFrame):
+        raise RecipeError(f"{function}() of the recipe must return a DataFrame of Spark, found {type(found).__name__}")
+    return found
 
 
 def _public(df: DataFrame) -> DataFrame:

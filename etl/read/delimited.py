@@ -113,9 +113,17 @@ def _parsed(
     quote = re.escape(options["quote"])
     unquoted = F.regexp_replace("value", f"{quote}[^{quote}]*{quote}", "")  # a delimiter in quotes parts nothing
     found = F.size(F.split(unquoted, re.escape(options["sep"])))
-    miscounted = F.concat(F.lit(f"expected {len(names)} fields, found "), found.cast("string"))
+    several = "" if options["multiLine"] == "true" else "; has it a value of several lines (`quoted_newlines`)?"
+    is_open = F.length(F.regexp_replace("value", f"[^{quote}]", "")) % 2 == 1
+    miscounted = F.concat(
+        F.lit(f"expected {len(names)} fields, found "),
+        found.cast("string"),
+        F.when(is_open, f", and a quote that nothing closes{several}").otherwise(""),
+    )
     problem = F.when(too_many, f"expected {len(names)} fields, found {MOST_FIELDS:,} bytes of delimiters").when(
         F.col("_text").getField(CORRUPT).isNotNull(),
-        F.when(found == len(names), "expected quotes in pairs, found one that nothing closes").otherwise(miscounted),
+        F.when(found == len(names), f"expected quotes in pairs, found one that nothing closes{several}").otherwise(
+            miscounted
+        ),
     )
     return typed(records, columns, row, text, problem, doubt=too_many, nullable=nullable, nulls=nulls)

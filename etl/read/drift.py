@@ -81,15 +81,20 @@ def _difference(expected: Sequence[str], found: Sequence[str], extra_columns: bo
 def _said(drifted: Sequence[tuple[list[str], list[str], str]], expected: Sequence[str], num_files: int) -> str:
     """One message for all files: the columns that are expected, those of each kind of file, and the difference."""
     kinds = [
-        f"{_named(urls)} has {', '.join(names)} ({difference})" for urls, names, difference in drifted[:HEADERS_SHOWN]
+        f"{_named(urls)} has {', '.join(map(_printable, names))} ({difference})"
+        for urls, names, difference in drifted[:HEADERS_SHOWN]
     ]
     more = f"; and {len(drifted) - HEADERS_SHOWN} more kinds of files" if len(drifted) > HEADERS_SHOWN else ""
     count = sum(len(urls) for urls, _, _ in drifted)
     return (
         f"raw data: {count:,} of {num_files:,} files have other columns than the recipe reads. "
         f"Expected {', '.join(expected)}. {'. '.join(kinds)}{more}. Mend the files, or change the recipe's columns, "
-        f"aliases or extra_columns"
+        f"delimiter, aliases or extra_columns"
     )
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
 
 
 def _named(urls: Sequence[str]) -> str:

@@ -12,10 +12,13 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from penstock.errors import RecipeError
+
 CORRUPT = "_corrupt"
 INTEGERS = {"tinyint", "byte", "smallint", "short", "int", "integer", "bigint", "long"}
 NESTED = ("array", "map", "struct", "binary", "variant")
 SHOWN_CHARACTERS = 100
+NO_TEXT = "expected UTF-8 text, found other bytes; is it another `encoding`?"
 
 
 def typed(
@@ -38,7 +41,7 @@ def typed(
     where a nested value, of which `row` may hold a part, is not of its type.
     """
     records = records.withColumns({"_row": row, "_is_text": F.is_valid_utf8("value")})
-    required = [name for name in columns if name not in set(nullable)]
+    required = must_be_there(columns, nullable)
     doubts = [
         F.col("_problem").isNotNull(),
         ~F.col("_is_text"),
@@ -55,9 +58,7 @@ def typed(
         for name in columns
     }
     wrong |= {name: wrong[name] | is_broken for name, is_broken in (broken or {}).items()}
-    problem = F.coalesce(
-        F.col("_problem"), F.when(~F.col("_is_text"), "expected UTF-8 text, found other bytes"), problem
-    )
+    problem = F.coalesce(F.col("_problem"), F.when(~F.col("_is_text"), NO_TEXT), problem)
     malformed = F.col("_is_doubtful") & (problem.isNotNull() | reduce(Column.__or__, wrong.values()))
     mistyped = F.concat_ws("; ", *(F.when(wrong[name], _mistyped(name, kind)) for name, kind in columns.items()))
     return records.select(
@@ -68,6 +69,13 @@ def typed(
         malformed.alias("_malformed"),
         F.when(malformed, F.coalesce(problem, mistyped)).alias("_why"),
     )
+
+
+def must_be_there(columns: Collection[str], nullable: Collection[str]) -> list[str]:
+    """The columns that are not nullable. Raises: RecipeError where `nullable` names none of the columns."""
+    if unknown := sorted(set(nullable) - set(columns)):
+        raise RecipeError(f"nullable: there is no column {unknown[0]!r} among {', '.join(columns)}; mend the name")
+    return [name for name in columns if name not in set(nullable)]
 
 
 def ddl(names: Sequence[str], kinds: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from pyspark.sql.pandas.types import from_arrow_type
 from pyspark.sql.types import DataType, StructType
 
 from etl.read import drift
+from etl.read.fields import must_be_there
 from etl.read.files import damaged, listed, opened, reading, with_damaged
 from etl.read.records import escaped, file_url
 from penstock import store
@@ -135,9 +136,8 @@ def _typed_files(
 def _rows(df: DataFrame, columns: Mapping[str, str], nullable: Collection[str]) -> DataFrame:
     values = [_column(name) for name in columns]
     missing = [
-        F.when(_column(name).isNull(), f"{name} must be {kind}, found nothing")
-        for name, kind in columns.items()
-        if name not in set(nullable)
+        F.when(_column(name).isNull(), f"{name} must be {columns[name]}, found nothing")
+        for name in must_be_there(columns, nullable)
     ]
     why = F.nullif(F.concat_ws("; ", *missing), F.lit(""))
     return df.select(

@@ -160,7 +160,9 @@ def test_bytes_that_are_no_text_are_refused_and_no_key_is_changed(spark: SparkSe
         (2, "a\ufffd,2"),
         (4, "\ufffd\ufffd,x"),
     ]
-    assert {reason for row in refused for reason in row["reasons"]} == {"expected UTF-8 text, found other bytes"}
+    assert {reason for row in refused for reason in row["reasons"]} == {
+        "expected UTF-8 text, found other bytes; is it another `encoding`?"
+    }
     assert [row["name"] for row in df.where("not _malformed").collect()] == ["b"]
 
 

@@ -81,6 +81,7 @@ def test_aliases_and_extra_columns_are_what_a_recipe_allows(spark: SparkSession,
         ("a,b,c", "not expected 'c'"),
         ("a,b,a", "there twice a"),
         ("1,x", "missing a, b; not expected '1', 'x'"),
+        ("a;b", "missing a, b; not expected 'a;b'"),
     ],
 )
 def test_schema_drift_is_one_message_with_both_lists(
@@ -90,11 +91,21 @@ def test_schema_drift_is_one_message_with_both_lists(
     message = (
         f"raw data: 2 of 3 files have other columns than the recipe reads. Expected a, b. {tmp_path}/new.csv (and 1 "
         f"like it) has {header.replace(',', ', ')} ({difference}). Mend the files, or change the recipe's columns, "
-        f"aliases or extra_columns"
+        f"delimiter, aliases or extra_columns"
     )
     with pytest.raises(RawDataError) as raised:
         csv(spark, url, PAIR, header=True)
     assert str(raised.value) == message
+
+
+def test_a_nullable_column_that_is_none_is_said(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="nullable: there is no column 'B' among a, b; mend the name"):
+        csv(spark, write(tmp_path, {"a.csv": "1,x\n"}), PAIR, nullable=("B",))
+
+
+def test_bytes_in_a_header_do_not_reach_the_terminal(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(RawDataError, match=r"has 'PK\\x03\\x1b' \(missing"):
+        csv(spark, write(tmp_path, {"book.csv": "PK\x03\x1b\n"}), PAIR, header=True)
 
 
 def test_fields_that_lack_are_too_many_or_are_of_another_type_are_said(spark: SparkSession, tmp_path: Path) -> None:
@@ -110,7 +121,9 @@ def test_fields_that_lack_are_too_many_or_are_of_another_type_are_said(spark: Sp
         "NA,NA",
         f"2,{'z' * 300}",
         f"y{'z' * 300},1",
+        '"1',
     ]
+    several = "has it a value of several lines (`quoted_newlines`)?"
     url = write(tmp_path, {"a.csv": "\n".join(records)})
     df = csv(spark, url, PAIR, nulls=("NA",), nullable=("b",))
     assert rows(df) == [(1, "a,b"), (1, "x"), (2, "z" * 300)]
@@ -119,10 +132,11 @@ def test_fields_that_lack_are_too_many_or_are_of_another_type_are_said(spark: Sp
         (3, "expected 2 fields, found 3"),
         (4, "a must be int, found '1.5'"),
         (5, "a must be int, found nothing"),
-        (6, "expected quotes in pairs, found one that nothing closes"),
+        (6, f"expected quotes in pairs, found one that nothing closes; {several}"),
         (8, "a must be int, found 'x\"\"'"),
         (9, "a must be int, found 'NA'"),
         (11, f"a must be int, found 'y{'z' * 99}'"),
+        (12, f"expected 2 fields, found 1, and a quote that nothing closes; {several}"),
     ]
 
 
@@ -186,7 +200,7 @@ def test_delimiters_and_quotes_are_what_the_recipe_says(
 ) -> None:
     url = write(tmp_path, {"a.csv": text})
     more = {"c": "string"} if options.pop("extra", False) else {}
-    df = csv(spark, url, PAIR | more, nullable=("c",), quoted_newlines=quoted_newlines, **options)
+    df = csv(spark, url, PAIR | more, nullable=tuple(more), quoted_newlines=quoted_newlines, **options)
     assert rows(df) == found
     options["extra"] = bool(more)
 
