@@ -43,7 +43,7 @@ from train.feed.timing import Timings
 
 CASES = ("mnist_cnn", "transformer")
 STEPS = {"mnist_cnn": 469, "transformer": 60}  # of a run: an epoch of MNIST
-TRANSFORMER = ROOT / "bench" / "recipes" / "transformer"
+TRANSFORMER = ROOT / "bench" / "transformer"
 TEXT = Schema((Field("id", "int64"), Field("text", "uint8", (129,))), key="id")
 NUM_TEXTS = 60 * 32
 

@@ -48,7 +48,7 @@ def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
 
 
 def _by_hash(hashed: Column, split: Split) -> Column:
-    bucket = F.pmod(hashed, F.lit(BUCKETS))
+    bucket = F.pmod(F.pmod(hashed, F.lit(BUCKETS)) + F.lit(round(split.rotate * BUCKETS)), F.lit(BUCKETS))
     below, chosen = 0.0, F.lit(None).cast("string")
     names = sorted(split.shares)
     for name in names[:-1]:

@@ -56,14 +56,20 @@ class Split:
     where it is null go by their key. With `before` by time: `by` is the column of time (or another one that has an
     order), and `before` says for each split, in their order, which value its rows are before; None for the last one.
     A row whose column `source` is not null goes to the split that it names instead, as the source says.
+
+    `rotate` moves all hashes on by this share of them, in a circle: with a fifth for test, the five splits by 0, 0.2, …
+    0.8 have every row in test once, as cross-validation wants them.
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
     source: str | None = None
     by: str | None = None
     before: Mapping[str, str | int | float | None] = field(default_factory=dict)
+    rotate: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.rotate < 1 or (self.rotate and self.before):
+            raise RecipeError(f"split: rotate is a share of the hashes, 0 to below 1, and none by time, found {self}")
         if self.before:
             *borders, last = self.before.values()
             if self.shares or self.by is None or not borders or last is not None or None in borders:
@@ -143,7 +149,7 @@ class DatasetRecipe:
         """The digest of what the recipe says about the data: its code, and every default that it relies on."""
         values = [
             self.schema.to_json(),
-            asdict(self.split),
+            {name: value for name, value in asdict(self.split).items() if name != "rotate" or value},
             repr(self.keep),
             dict(self.fit),
             self.row_group_bytes,

@@ -22,13 +22,18 @@ from etl.read import csv
 from penstock.privacy import Derive, Mask
 from penstock.recipe import Rule, Split
 from penstock.schema import Field, Schema
+from penstock.transforms import BytePairs
 
-WORDS = 1 << 14  # hashed to 1 … 16,384: 0 is padding
 BRITISH = r"(?<![0-9A-Za-z+])44 ?[1-9][0-9]{9}(?![0-9])"
 NORMALISED = r"trim(lower(regexp_replace(regexp_replace(text, '[0-9]+', '0'), r'\s+', ' ')))"
 
 schema = Schema(
-    (Field("id", "string"), Field("text", "string"), Field("words", "int32", (None,)), Field("label", "int64")),
+    (
+        Field("id", "string"),
+        Field("text", "string"),
+        Field("tokens", "int32", (None,), buckets=(16, 32, 64)),
+        Field("label", "int64"),
+    ),
     key="id",
     label="label",
 )
@@ -36,11 +41,8 @@ split = Split({"train": 0.8, "val": 0.1, "test": 0.1})
 private = {
     "text": Mask(),
     "id": Derive(f"substring(sha2({NORMALISED}, 256), 1, 16)"),
-    "words": Derive(
-        f"transform(array_remove(split({NORMALISED}, r'[^\\p{{L}}0-9£$!?<>]+'), ''), "
-        f"word -> int(pmod(xxhash64(word), {WORDS})) + 1)"
-    ),
 }
+transforms = {"tokens": BytePairs("text", 3000)}
 rules = (Rule("label_known", "label in ('ham', 'spam')", "the label must be ham or spam", label=True),)
 
 
@@ -51,4 +53,5 @@ def read(spark: SparkSession, raw_url: str, labelled: bool) -> DataFrame:
 
 def clean(df: DataFrame) -> DataFrame:
     df = df.withColumn("text", F.regexp_replace(F.coalesce("text", F.lit("")), BRITISH, "<phone>"))
-    return df.withColumn("label", (F.col("label") == "spam").cast("long")) if "label" in df.columns else df
+    label = [(F.col("label") == "spam").cast("long").alias("label")] if "label" in df.columns else []
+    return df.select("text", *label)

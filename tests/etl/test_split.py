@@ -69,6 +69,20 @@ def test_a_key_goes_where_its_hash_says_and_nowhere_else(rows: DataFrame) -> Non
         assert abs(sum(row["split"] == name for row in found) - KEYS * share) < 4 * deviation
 
 
+def test_rotated_splits_have_every_row_in_test_once(rows: DataFrame) -> None:
+    shares = {"test": 0.2, "train": 0.7, "val": 0.1}
+    tested: Counter[int] = Counter()
+    for fold in range(5):
+        found = split.assign(rows, SCHEMA, Split(shares, rotate=fold / 5)).select("id", "split").collect()
+        of = Counter(row["split"] for row in found)
+        assert all(abs(of[name] / KEYS - share) < 0.02 for name, share in shares.items())
+        tested.update(row["id"] for row in found if row["split"] == "test")
+    assert set(tested.values()) == {1}
+    assert len(tested) == KEYS
+    with pytest.raises(RecipeError, match="rotate is a share of the hashes"):
+        Split(shares, rotate=1.0)
+
+
 def test_the_source_decides_where_it_says_something(rows: DataFrame) -> None:
     sourced = Split(SHARES.shares, source="said")
     assigned = split.assign(rows.withColumn("said", F.expr("if(id < 100, 'held_out', null)")), SCHEMA, sourced)

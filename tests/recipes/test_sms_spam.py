@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
+from tokenizers import Tokenizer
 
 from etl.run import Built, etl
+from penstock import cli
 from penstock.console import Console
 from penstock.recipe import find
 from tests.conftest import SHARED_DATA
+from tests.recipes.language import train_and_resume
 
 LINES = [
     'ham\tHe said "call 07700 900123" twice',
@@ -49,7 +53,27 @@ def test_messages_that_differ_in_case_blanks_and_numbers_are_one(spark: SparkSes
         "See you at 10:30 on 21/05/2005, gate 12",
     }
     assert found['Win £1000 now! Ring <phone> or mail <email>"']["label"] == 1
-    assert [len(row["words"]) for text, row in found.items() if text.startswith("He said")] == [5]
+    bpe = Tokenizer.from_str(json.dumps(built.card.transforms["tokens"]["tokenizer"]))
+    assert all(bpe.decode(row["tokens"]) == text for text, row in found.items())
+
+
+def test_a_slice_trains_goes_on_and_predicts(spark: SparkSession, tmp_path: Path) -> None:
+    said = [("spam\tWIN", "ham\tsee you")[i % 3 > 0] + f" {chr(97 + i % 26)} {'x' * (i % 40)}y" for i in range(400)]
+    (tmp_path / "sms").write_text("\n".join(said) + "\n")
+    built = build(tmp_path / "sms", tmp_path / "out")
+    run = tmp_path / "run"
+    train_and_resume("sms_spam", tmp_path / "out", run)
+    predictions = tmp_path / "predictions.parquet"
+    assert cli.main(["predict", str(run), "--data", str(tmp_path / "out"), "--out", str(predictions)]) == 0
+    assert pq.read_table(predictions).num_rows == built.card.counts["built"]
+    # Without labels, as a day's new messages come; one is longer than what the model reads.
+    (tmp_path / "new").write_text("\n".join(["WIN " * 500, "see you"]) + "\n")
+    new, scored = tmp_path / "new_dataset", tmp_path / "scored.parquet"
+    etl(find("sms_spam"), str(tmp_path / "new"), str(new), Console(), frozen=built.card, labelled=False)
+    assert cli.main(["predict", str(run), "--data", str(new), "--out", str(scored)]) == 0
+    scores = pq.read_table(scored)["score"].to_pylist()
+    assert len(scores) == 2
+    assert all(0 <= score <= 1 for score in scores)
 
 
 def test_the_collection_is_what_its_authors_say(spark: SparkSession, tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""The recipes' figures: each trained from its raw data with several seeds, beside a baseline, on test rows.
+
+    python -m bench.recipes [--recipes sms_spam,shakespeare] [--data ../shared/data] [--seeds 3] [--keep DIR]
+
+Every choice was made on val before: runs train on train+val, and test rows are looked at once, here. For each metric
+the mean and the standard deviation over the seeds; seconds are those of training one run. With --keep an interrupted
+bench goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.environment import cpu_name
+from bench.feed import chosen
+from bench.ngrams import NGrams
+from etl.run import etl
+from penstock import card as cards
+from penstock import command, store
+from penstock.console import Console
+from penstock.errors import RunError
+from penstock.recipe import Recipe, find
+from train.distributed import World, choose_device
+from train.predict import predict
+from train.run import train
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """Metric -> its figure for each seed, and of the baseline."""
+
+    metrics: Mapping[str, Sequence[float]]
+    baseline: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    raw: Path
+    folder: Path
+    seeds: int
+    console: Console
+
+    def dataset(self, recipe: Recipe) -> str:
+        url = str(self.folder / recipe.name / "dataset")
+        etl(recipe, str(self.raw), url, self.console)
+        return url
+
+    def run(self, recipe: Recipe, dataset: str, seed: int, model: str | None = None) -> tuple[str, Mapping[str, Any]]:
+        """A run on train+val, and its report."""
+        config = replace(recipe.model().config(model), seed=seed, train_split="train+val")
+        out = self.folder / recipe.name / "runs" / f"{config.model}-{seed}"
+        self.console.say(f"{recipe.name}, {config.model}, seed {seed}")
+        trained = train(recipe, dataset, out, config, World(choose_device("auto")), None, self.console)
+        return str(out), trained.report
+
+
+def rows_of(dataset: str, split: str, columns: Sequence[str]) -> pa.Table:
+    card = cards.load(dataset)
+    return pq.read_table(store.join(dataset, card.data, f"split={split}"), columns=list(columns))
+
+
+def of_time(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    seconds = sum(report["seconds_per_epoch"] * report["epochs"] for report in reports)
+    stalled = sum(report["seconds_per_epoch"] * report["epochs"] * report["data_stall"] for report in reports)
+    return {"seconds": seconds, "data_stall": stalled / seconds}
+
+
+def sms_spam(bench: Bench) -> Found:
+    """Five folds, each with another fifth as test rows; a seed's figures are of all folds' predictions together."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    per_seed: list[dict[str, float]] = []
+    folds = [rotated(find("sms_spam"), bench.folder, fold) for fold in range(FOLDS)]
+    datasets = [bench.dataset(recipe) for recipe in folds]
+    labels = {
+        row["id"]: row["label"] for dataset in datasets for row in rows_of(dataset, "test", ["id", "label"]).to_pylist()
+    }
+    for seed in range(bench.seeds):
+        reports: list[Mapping[str, Any]] = []
+        said: dict[str, int] = {}
+        for recipe, dataset in zip(folds, datasets, strict=True):
+            run, report = bench.run(recipe, dataset, seed)
+            reports.append(report)
+            predict(run, dataset, f"{run}/predictions.parquet", bench.console, splits=["test"])
+            said |= {row["id"]: row["prediction"] for row in pq.read_table(f"{run}/predictions.parquet").to_pylist()}
+        if said.keys() != labels.keys():
+            raise RunError(f"sms_spam: {len(said):,} predictions for {len(labels):,} rows")
+        pairs = [labels[key] for key in said], [said[key] for key in said]
+        found = {"f1": f1_score(*pairs), "accuracy": accuracy_score(*pairs)}
+        times = of_time(reports)
+        per_seed.append({**found, "seconds": times["seconds"] / FOLDS, "data_stall": times["data_stall"]})
+    by_words = {key: label for dataset in datasets for key, label in tf_idf(dataset).items()}
+    pairs = [labels[key] for key in by_words], [by_words[key] for key in by_words]
+    return Found(over_seeds(per_seed), {"f1": f1_score(*pairs), "accuracy": accuracy_score(*pairs)})
+
+
+def rotated(recipe: Recipe, folder: Path, fold: int) -> Recipe:
+    """The same recipe with another fifth of the rows for test: a folder of two lines."""
+    name = f"{recipe.name}_fold{fold}"
+    there = folder / "folds" / name
+    there.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"from dataclasses import replace\nfrom recipes.{recipe.name}.dataset import *",
+        f'split = replace(split, shares={{"test": 0.2, "train": 0.7, "val": 0.1}}, rotate={fold / FOLDS})\n',
+    ]
+    (there / "dataset.py").write_text("\n".join(lines))
+    (there / "model.py").write_text(f"from recipes.{recipe.name}.model import *\n")
+    return find(str(there))
+
+
+def tf_idf(dataset: str) -> dict[str, int]:
+    """Predictions of logistic regression over TF-IDF of words and characters; C is chosen on val."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import f1_score
+    from sklearn.pipeline import make_pipeline, make_union
+
+    texts, labels = {}, {}
+    for split in ("train", "val", "test"):
+        table = rows_of(dataset, split, ["id", "text", "label"])
+        texts[split], labels[split] = table["text"].to_pylist(), table["label"].to_pylist()
+    keys = rows_of(dataset, "test", ["id"])["id"].to_pylist()
+
+    def fitted(c: float, *splits: str) -> Any:
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        model = make_pipeline(make_union(words, characters), LogisticRegression(C=c, max_iter=1000))
+        known = [(text, label) for s in splits for text, label in zip(texts[s], labels[s], strict=True)]
+        return model.fit(*zip(*known, strict=True))
+
+    best = max((3.0, 30.0, 300.0), key=lambda c: f1_score(labels["val"], fitted(c, "train").predict(texts["val"])))
+    return dict(zip(keys, fitted(best, "train", "val").predict(texts["test"]).tolist(), strict=True))
+
+
+def shakespeare(bench: Bench) -> Found:
+    """Nats per character of the last tenth of the text, by characters and by byte pairs."""
+    recipe = find("shakespeare")
+    dataset = bench.dataset(recipe)
+    text = {}
+    for split in ("train", "val", "test"):
+        rows = rows_of(dataset, split, ["id", "text"]).sort_by("id")
+        text[split] = "".join(rows["text"].to_pylist())
+    per_seed = []
+    for seed in range(bench.seeds):
+        reports = {model: bench.run(recipe, dataset, seed, model)[1] for model in ("characters", "byte_pairs")}
+        times = of_time([reports["characters"]])
+        losses = {f"{model}_nats_per_character": report["test"]["loss"] for model, report in reports.items()}
+        per_seed.append({**losses, **times, "byte_pairs_seconds": of_time([reports["byte_pairs"]])["seconds"]})
+    discount = min((0.6, 0.75, 0.9), key=lambda d: NGrams(text["train"], 5, d).nats_per_character(text["val"]))
+    five = NGrams(text["train"] + text["val"], 5, discount).nats_per_character(text["test"])
+    return Found(over_seeds(per_seed), {f"{model}_nats_per_character": five for model in ("characters", "byte_pairs")})
+
+
+def over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    return {name: [figures[name] for figures in per_seed] for name in per_seed[0]}
+
+
+RECIPES: Mapping[str, tuple[str, Callable[[Bench], Found]]] = {
+    "sms_spam": ("sms_spam", sms_spam),
+    "shakespeare": ("tinyshakespeare", shakespeare),
+}
+
+
+def work(arguments: Namespace, console: Console) -> dict[str, Any]:
+    if arguments.seeds < 1:
+        raise RunError(f"--seeds must be 1 or more, found {arguments.seeds}")
+    names = chosen(arguments.recipes, list(RECIPES), "--recipes")
+    keep = Path(arguments.keep).expanduser().absolute() if arguments.keep else None
+    told: dict[str, dict[str, Any]] = {}
+    with nullcontext(keep) if keep else tempfile.TemporaryDirectory(prefix="bench-recipes-") as folder:
+        for name in names:
+            where, measure = RECIPES[name]
+            raw = Path(arguments.data).expanduser().absolute() / where
+            found = measure(Bench(raw, Path(folder), arguments.seeds, console))
+            told[name] = {
+                metric: {
+                    "mean": statistics.mean(values),
+                    "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+                    "baseline": found.baseline.get(metric),
+                }
+                for metric, values in found.metrics.items()
+            }
+    rows = [
+        [name, metric, f"{f['mean']:.4f} ± {f['std']:.4f}", "" if f["baseline"] is None else f"{f['baseline']:.4f}"]
+        for name, metrics in told.items()
+        for metric, f in metrics.items()
+    ]
+    console.table(rows, ["recipe", "metric", "mean ± deviation", "baseline"])
+    console.say(f"{arguments.seeds} seeds, {os.cpu_count()} cores of {cpu_name()}, torch {version_of('torch')}")
+    return told
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    made = command.parser(
+        "bench recipes", __doc__ or "", "python -m bench.recipes --recipes sms_spam --keep /tmp/figures"
+    )
+    made.prog = "python -m bench.recipes"
+    made.add_argument("--recipes", default="all", help=f"with commas: {', '.join(RECIPES)}")
+    made.add_argument("--data", default="../shared/data", metavar="DIR", help="a folder of raw data for each recipe")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--keep", metavar="DIR", help="keep datasets and runs there; default: a temporary folder")
+    arguments = made.parse_args(argv)
+    arguments.json = True  # the JSON object is all of standard output; the table goes to standard error
+    return command.execute(arguments, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""The recipes' bench: its n-grams by hand, and folds that are the recipe with other test rows."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from bench.ngrams import NGrams
+from bench.recipes import rotated
+from penstock.recipe import find
+
+
+def test_n_grams_by_hand() -> None:
+    grams = NGrams("abab", 2, discount=0.5)
+    before_b = (2 - 0.5) / 4 + 0.5 * 2 / 4 / 2  # of no character: 2 of 4 are b, two kinds, else 1 of 2
+    assert grams.p("b", "") == pytest.approx(before_b)
+    assert grams.p("b", "a") == pytest.approx((2 - 0.5) / 2 + 0.5 * 1 / 2 * before_b)
+    assert grams.p("b", "xa") == grams.p("b", "a")
+    assert grams.p("b", "x") == grams.p("b", "")
+
+
+def test_n_grams_are_probabilities_and_know_what_they_have_seen() -> None:
+    rng = random.Random(0)
+    text = "".join(rng.choice("aaabbc") for _ in range(500)) + "abc" * 200
+    grams = NGrams(text, 4)
+    for before in ("", "a", "abc", "zzz", "cab"):
+        assert sum(grams.p(c, before) for c in "abc") == pytest.approx(1)
+    assert grams.nats_per_character("abc" * 50) < 0.5 < grams.nats_per_character("cba" * 50)
+    assert NGrams("ab" * 9, 1, 0.0).nats_per_character("ab") == pytest.approx(math.log(2))
+
+
+def test_folds_are_the_recipe_with_other_test_rows(tmp_path: Path) -> None:
+    whole = find("sms_spam").dataset()
+    folds = [rotated(find("sms_spam"), tmp_path, fold) for fold in range(5)]
+    assert [fold.dataset().split.rotate for fold in folds] == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert folds[3].dataset().schema == whole.schema
+    assert folds[3].dataset().private == whole.private
+    assert folds[3].model().config() == find("sms_spam").model().config()
