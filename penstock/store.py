@@ -193,8 +193,15 @@ def _modified(info: Mapping[str, Any]) -> float:
 def read_range(url: str, start: int, stop: int) -> bytes:
     """Some bytes of a file. Raises: FileNotFoundError, StorageError."""
     fs, path = filesystem(url)
-    with storage_errors(url):
-        return bytes(fs.cat_file(path, start, stop))
+    with _reading(url):
+        return bytes(fs.cat_file(path, start=start, end=stop))
+
+
+def num_bytes(url: str) -> int:
+    """The size of a file. Raises: FileNotFoundError, StorageError."""
+    fs, path = filesystem(url)
+    with _reading(url):
+        return int(fs.size(path))
 
 
 def remove(url: str) -> None:
