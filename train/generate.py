@@ -42,8 +42,9 @@ def generated(
     top_p: float = 1.0,
     seed: int = 0,
     cached: bool = True,
+    never: Sequence[int] = (),
 ) -> Iterator[int]:
-    """Token after token behind the prompt's, one or more, without end."""
+    """Token after token behind the prompt's, one or more, without end, and none of those that are `never` said."""
     device, context = model.head.weight.device, model.shape.context
     chance = torch.Generator().manual_seed(seed)
     text = list(prompt)[-(context - 1) :]
@@ -56,6 +57,7 @@ def generated(
             cache = Cache.empty(model.shape, 1, model.head.weight)
         read = torch.tensor([unread if cached else text], device=device)
         logits = model(read, cache=cache)[0, -1].float().cpu()
+        logits[list(never)] = -torch.inf
         token = drawn(logits, temperature, top_p, float(torch.rand((), generator=chance, dtype=torch.float64)))
         yield token
         text = [*text, token]
@@ -65,17 +67,19 @@ def generated(
 def drawn(logits: Tensor, temperature: float, top_p: float, chance: float) -> int:
     """A token by its probability, softmax(logits / temperature), of those that together have at least `top_p`.
 
-    They are the likeliest ones, as few as possible; `chance`, 0 to below 1, says which. Temperature 0 is the likeliest.
+    They are the likeliest ones, as few as possible; `chance`, 0 to below 1, says which, in the order of the vocabulary:
+    that of probabilities that are nearly equal would change with their rounding. Temperature 0 is the likeliest.
 
     Source: top-p or nucleus sampling: Holtzman et al., arXiv:1904.09751, section 3.1.
     """
     if temperature == 0:
         return int(logits.argmax())
-    p, order = (logits.double() / temperature).softmax(dim=0).sort(descending=True, stable=True)
-    up_to = p.cumsum(dim=0)  # of the token and all likelier ones
-    num_kept = int((up_to - p < top_p).sum())  # those whose likelier ones do not have top_p yet
-    place = int(torch.searchsorted(up_to[:num_kept], chance * up_to[num_kept - 1], right=True))
-    return int(order[min(place, num_kept - 1)])
+    p = (logits.double() / temperature).softmax(dim=0)
+    ranked, order = p.sort(descending=True, stable=True)
+    kept = torch.zeros_like(p)
+    kept[order] = ranked * (ranked.cumsum(dim=0) - ranked < top_p)  # likelier tokens do not have top_p yet
+    up_to = kept.cumsum(dim=0)
+    return int(torch.searchsorted(up_to, chance * up_to[-1], right=True))
 
 
 def language_model(finished: Finished) -> tuple[LanguageModel, str, list[int]]:
@@ -115,7 +119,8 @@ def generate(
     if not asked:
         raise RunError("--prompt: expected one token or more, found an empty text; say how the text begins")
     model.to(device)
-    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    ours = [token for name in (tokens.PADDING, tokens.UNKNOWN) if (token := tokenizer.token_to_id(name)) is not None]
+    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed, "never": ours}
 
     def timed(cached: bool, show: bool) -> tuple[list[int], float]:
         stream, made, start = DecodeStream(skip_special_tokens=False), [], time.monotonic()

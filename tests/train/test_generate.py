@@ -129,6 +129,8 @@ def test_with_and_without_a_cache_the_same_is_drawn(positions: str) -> None:
         with_cache, without = (list(islice(generated(model, prompt, seed=5, cached=c), 40)) for c in (True, False))
         assert with_cache == without
     assert len(set(with_cache)) > 3
+    said = islice(generated(model, [1], never=[2, *range(5, 11)], temperature=9.0), 60)
+    assert set(said) == {0, 1, 3, 4}
 
 
 def test_tokens_are_drawn_by_their_probability_within_top_p() -> None:
@@ -142,5 +144,7 @@ def test_tokens_are_drawn_by_their_probability_within_top_p() -> None:
     ):
         assert Counter(drawn(logits, 1.0, top_p, chance) for chance in grid) == pytest.approx(expected, abs=1)
     assert {drawn(logits, 0, 1.0, chance) for chance in grid} == {1}
+    equal = torch.zeros(4) + 1e-7 * torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    assert sum(drawn(equal[0], 1.0, 1.0, chance) != drawn(equal[1], 1.0, 1.0, chance) for chance in grid) == 0
     hot = Counter(drawn(logits, 100.0, 1.0, chance) for chance in grid)
     assert max(hot.values()) < 260
