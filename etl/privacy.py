@@ -74,6 +74,20 @@ def done(private: Mapping[str, Treatment], key: PseudonymKey | None, counted: Ob
     return told
 
 
+def added(told: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What `done` says of several pieces of raw data, as if they were one: counts add up, the rest is the same."""
+    first, *others = told
+    whole = {name: dict(treated) for name, treated in first.items()}
+    for other in others:
+        for name, treated in whole.items():
+            match treated.get("values"):
+                case int(values):
+                    treated["values"] = values + other[name]["values"]
+                case dict(values):
+                    treated["values"] = {kind: n + other[name]["values"][kind] for kind, n in values.items()}
+    return whole
+
+
 def told(treated: Mapping[str, Any]) -> str:
     """What `done` says of a column, for a person."""
     match treated["kind"]:

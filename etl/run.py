@@ -22,15 +22,17 @@ if __name__ == "__main__" and not __package__:  # started by spark-submit: the p
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from etl import build, clean, counts, features, leakage, privacy, publish, split, transform
+from etl import build, clean, counts, features, leakage, privacy, publish, split, transform, window
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
+from etl.window import Window
 from penstock import card as cards
 from penstock import command, compare, log, manifest, profile, store
 from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
 from penstock.errors import DatasetError, RawDataError, RecipeError
+from penstock.interval import Interval
 from penstock.privacy import PseudonymKey, Treatment, pseudonym_key
 from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
 from penstock.rules import Asked, Reference, asked
@@ -53,6 +55,9 @@ class Job:
     keep_clean: bool
     transforms: Mapping[str, Mapping[str, Any]] | None  # frozen ones; None where they are to be fitted
     key: PseudonymKey | None  # where the recipe makes pseudonyms
+    interval: Interval | None  # that the raw data is about, where it comes interval by interval
+    window: Window  # the other intervals that the version is built from
+    settings: str  # digest of all but the raw data that decides what a clean row is
     clean_version: str
     version: str
 
@@ -75,12 +80,15 @@ def etl(
     frozen: Card | None = None,
     labelled: bool = True,
     keep_clean: bool = False,
+    interval: Interval | None = None,
     master: str | None = None,
 ) -> Built:
     """Makes the dataset version of these raw files, unless it is there, and returns it.
 
     `frozen` gives the transforms of another version instead of fitting them; `labelled=False` is for raw data
-    without the label, which is to be scored; `keep_clean` publishes the clean rows too, and builds from them.
+    without the label, which is to be scored; `keep_clean` publishes the clean rows too, and builds from them. Where the
+    raw data is that of an `interval`, its clean rows are kept, and the version is built from all clean intervals of the
+    recipe's window: only this one's raw files are read.
 
     Raises: RawDataError, RecipeError, StorageError; then nothing is published.
     """
@@ -96,18 +104,32 @@ def etl(
         files = store.inventory(raw_url, _known_checksums(clean_folder))
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
     transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
-    said = [
-        cards.FORMAT,
-        REVISION,
-        dataset_recipe.settings,
-        RESULT_SETTINGS,
-        labelled,
-        inventory,
-        *_tables(dataset_recipe),
-        *([key.fingerprint] if key else []),
-    ]
-    clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
-    job = Job(dataset_recipe, raw_url, files, out, labelled, keep_clean, transforms, key, clean_version, version)
+    inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
+    how = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
+    others = [*_tables(dataset_recipe), *([key.fingerprint] if key else [])]
+    said, settings, earlier = [*how, inventory, *others], json_digest([*how, *others]), Window()
+    if interval is None:
+        clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
+    else:
+        keep_clean, clean_version = True, json_digest([*said, str(interval)])
+        earlier = window.before(clean_folder, interval, dataset_recipe.window, settings)
+        built_from = [*(card.version for card in earlier.cards), clean_version]
+        version = json_digest([settings, str(interval), built_from, transforms])
+    job = Job(
+        recipe=dataset_recipe,
+        raw_url=raw_url,
+        files=files,
+        out=out,
+        labelled=labelled,
+        keep_clean=keep_clean,
+        transforms=transforms,
+        key=key,
+        interval=interval,
+        window=earlier,
+        settings=settings,
+        clean_version=clean_version,
+        version=version,
+    )
     log.about(recipe=recipe.name, version=version)
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
@@ -140,12 +162,14 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
         with _removed_on_failure(console, attempt.clean_url, attempt.url(attempt.quarantine)) as clean_urls:
             cleaned = _clean(spark, job)
             rows = cleaned.rows
+            if job.interval is not None:
+                clean_card = clean_card or _clean_interval(spark, cleaned, attempt, clean_urls, console)
             if clean_card and clean_card.data:
-                rows = _kept_rows(spark, clean_folder, clean_card)
+                rows = _kept_rows(spark, clean_folder, [*job.window.cards, clean_card])
             elif job.keep_clean or build.is_needed(recipe):
                 rows = _over_files(spark, cleaned, attempt, console)
 
-            shards = split.num_shards(sum(file.num_bytes for file in job.files))
+            shards = split.num_shards(sum(file.num_bytes for file in job.files) + _raw_bytes(job.window))
             store.make_private(attempt.url(attempt.duplicates))
             prepared = None
             if build.is_needed(recipe):
@@ -174,10 +198,12 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             if not became["duplicates"]:
                 store.remove(attempt.url(attempt.duplicates))
             clean_card = clean_card or _judge(spark, cleaned, became["clean"], attempt, console)
-            if became["clean"] != clean_card.counts["clean"]:
-                raise DatasetError(
-                    f"{clean_card.counts['clean']:,} clean rows, but {became['clean']:,} were read; run again"
-                )
+            sources = [*job.window.cards, clean_card]
+            raw, num_clean, quarantined = (
+                sum(card.counts[name] for card in sources) for name in ("raw", "clean", "quarantined")
+            )
+            if became["clean"] != num_clean:
+                raise DatasetError(f"{num_clean:,} clean rows, but {became['clean']:,} were read; run again")
             store.check_unchanged(job.raw_url, job.files)
             profiles = written.profiles(schema)
             described = {name: profile.described(found, schema) for name, found in profiles.items()}
@@ -194,11 +220,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             data=attempt.data,
             manifest=manifest.write(attempt.url(attempt.data), tables, schema),
             schema=schema,
-            counts={
-                "raw": clean_card.counts["raw"],
-                "quarantined": clean_card.counts["quarantined"],
-                **became,
-            },
+            counts={"raw": raw, "quarantined": quarantined, **became},
             splits={
                 name: cards.Split(sum(a.num_rows for a in audits), combine(a.digest for a in audits))
                 for name, audits in written.audits.items()
@@ -206,11 +228,15 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             transforms=transforms,
             profile=described,
             drift=drift,
-            lineage={"clean": [clean_card.version], **_made_by(spark, recipe)},
+            lineage={
+                "clean": [card.version for card in sources],
+                **_intervals(job),
+                **_made_by(spark, recipe),
+            },
             exact_duplicates=(prepared or written).exact_duplicates,
             duplicates=attempt.duplicates if became["duplicates"] else None,
             leakage=written.leakage,
-            private=clean_card.private,
+            private=privacy.added(card.private for card in sources),
         )
         published = _publish(job.out, card, urls, console)
         if published is not card:
@@ -290,6 +316,17 @@ def _over_files(spark: SparkSession, cleaned: Cleaned, attempt: Attempt, console
     return rows
 
 
+def _clean_interval(
+    spark: SparkSession, cleaned: Cleaned, attempt: Attempt, urls: list[str], console: Console
+) -> CleanCard:
+    """Publishes the clean rows of the job's interval before anything is built: they serve the later ones too."""
+    job = attempt.job
+    rows = _over_files(spark, cleaned, attempt, console)
+    card = _judge(spark, cleaned, rows.count(), attempt, console)
+    store.check_unchanged(job.raw_url, job.files)
+    return _publish(store.join(job.out, "clean"), card, urls, console)
+
+
 def _judge(spark: SparkSession, cleaned: Cleaned, num_clean: int, attempt: Attempt, console: Console) -> CleanCard:
     """The card of the clean rows, once they were read; refused rows are written to quarantine.
 
@@ -324,6 +361,7 @@ def _judge(spark: SparkSession, cleaned: Cleaned, num_clean: int, attempt: Attem
         lineage={
             "raw_url": job.raw_url,
             "raw_files": [asdict(file) for file in job.files],
+            **({"interval": str(job.interval), "settings": job.settings} if job.interval else {}),
             **_made_by(spark, recipe),
         },
         private=privacy.done(cleaned.private, job.key, cleaned.treated),
@@ -411,10 +449,21 @@ def _made_by(spark: SparkSession, recipe: DatasetRecipe) -> dict[str, str]:
     return {"code": recipe.code, "spark": spark.version, "application": spark.sparkContext.applicationId}
 
 
+def _intervals(job: Job) -> dict[str, Any]:
+    """What the card says of the window that the version was built from."""
+    if job.interval is None:
+        return {}
+    told = {"interval": str(job.interval), "intervals": [*(c.lineage["interval"] for c in job.window.cards)]}
+    return told | {"cleaned_otherwise": [str(found) for found in job.window.otherwise]}
+
+
+def _raw_bytes(earlier: Window) -> int:
+    return sum(file["num_bytes"] for card in earlier.cards for file in card.lineage["raw_files"])
+
+
 def _known_checksums(clean_folder: str) -> dict[tuple[str, int, str], str]:
-    """What the newest clean card says of its raw files: an unchanged file is not read again for its checksum."""
-    newest = next(iter(reversed(cards.versions(clean_folder))), None)
-    raw_files = newest.lineage["raw_files"] if newest else []
+    """What the clean cards say of their raw files: an unchanged file is not read again for its checksum."""
+    raw_files = [file for card in cards.versions(clean_folder) for file in card.lineage["raw_files"]]
     return {(f["name"], f["num_bytes"], f["modified"]): f["sha256"] for f in raw_files if f["modified"]}
 
 
@@ -423,11 +472,12 @@ def _sizes(url: str) -> dict[str, int]:
     return {name: int(fs.size(f"{path}/{name}")) for name in store.file_names(url)}
 
 
-def _kept_rows(spark: SparkSession, clean_folder: str, card: CleanCard) -> DataFrame:
-    clean_url = store.join(clean_folder, str(card.data))
-    if _sizes(clean_url) != card.files:
-        raise DatasetError(_damaged(clean_url, clean_folder, card.version))
-    return spark.read.parquet(escaped(clean_url))
+def _kept_rows(spark: SparkSession, clean_folder: str, clean_cards: Sequence[CleanCard]) -> DataFrame:
+    clean_urls = [store.join(clean_folder, str(card.data)) for card in clean_cards]
+    for clean_url, card in zip(clean_urls, clean_cards, strict=True):
+        if _sizes(clean_url) != card.files:
+            raise DatasetError(_damaged(clean_url, clean_folder, card.version))
+    return spark.read.parquet(*map(escaped, clean_urls))
 
 
 def _check_whole(out: str, card: Card) -> None:
@@ -473,6 +523,14 @@ def report(built: Built, out: str, console: Console) -> None:
     for name, said in built.clean.expectations.items():
         if unmet := counts.not_held(name, said):
             console.warn(unmet)
+    if "interval" in card.lineage:
+        intervals, otherwise = card.lineage["intervals"], card.lineage["cleaned_otherwise"]
+        console.say(f"Built from {len(intervals) + 1:,} clean intervals, the last {card.lineage['interval']}")
+        if otherwise:
+            console.warn(
+                f"{len(otherwise):,} clean intervals of the window are left out, {otherwise[0]} the first: the recipe "
+                f"would clean them otherwise now; clean them again"
+            )
     if card.leakage.get("equal_rows"):
         console.warn(f"{card.leakage['equal_rows']:,} rows, but for their keys, are in several splits")
     if card.duplicates:
@@ -500,6 +558,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--frozen", metavar="URL", help="use the transforms of this dataset (or card file), fit nothing")
     made.add_argument("--unlabelled", action="store_true", help="the raw data has no label: rows to be scored")
     made.add_argument("--keep-clean", action="store_true", help="publish the clean rows too, before they are shuffled")
+    made.add_argument(
+        "--interval",
+        metavar="DAY|START/END",
+        help="the raw data is of this day or interval: build from all clean ones of the recipe's window",
+    )
+    command.add_result(made)
     made.add_argument("--master", help="Spark master; default: spark-submit's, or local[*]")
     return made
 
@@ -514,6 +578,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         frozen=frozen,
         labelled=not arguments.unlabelled,
         keep_clean=arguments.keep_clean,
+        interval=Interval.parse(arguments.interval) if arguments.interval else None,
         master=arguments.master,
     )
     report(built, store.absolute(arguments.out), console)

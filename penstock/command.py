@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from penstock import log
+from penstock import log, store
 from penstock.console import Console
 from penstock.errors import PenstockError, Preempted
 
@@ -46,6 +46,19 @@ def check_file(out: str, name: str) -> None:
         raise PenstockError(f"--out {out}: expected the name of a file, found a folder; say {out.rstrip('/')}/{name}")
 
 
+def add_result(made: argparse.ArgumentParser) -> None:
+    """For commands whose output a scheduler does not see, such as a driver's on a cluster."""
+    made.add_argument("--result", metavar="URL", help="write what --json prints to this file too, errors included")
+
+
+def _write_result(arguments: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    if url := getattr(arguments, "result", None):
+        try:
+            store.replace(store.absolute(url), json.dumps(result).encode())
+        except (PenstockError, OSError) as error:
+            log.error(f"--result {url}: cannot be written ({error})")
+
+
 def execute(
     arguments: argparse.Namespace,
     work: Work,
@@ -65,9 +78,11 @@ def execute(
         if log.is_json() and not quiet:
             log.info("done", seconds=round(time.monotonic() - start, 3), exit_code=code(result))
         console.result(result)
+        _write_result(arguments, result)
     except PenstockError as error:
         said = error.logged if log.is_json() else str(error)
         log.error(said, error=type(error).__name__, exit_code=1)
+        _write_result(arguments, {"error": error.logged, "kind": type(error).__name__})
         if arguments.json:
             print(json.dumps({"error": said}), flush=True)
         return 1

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,7 @@ class DatasetRecipe:
     max_drift: float | Mapping[str, float] | None = None  # PSI against the newest version before, penstock/compare.py
     private: Mapping[str, Treatment] = field(default_factory=dict)  # column that clean() gives -> how it is treated
     not_private: Mapping[str, str] = field(default_factory=dict)  # column that looks personal -> why it is not
+    window: timedelta | None = None  # of clean intervals that a version is built from, etl/window.py; None: all
     quarantine_records: bool = True  # whether quarantine holds the refused records, or only where they are, and why
 
     @property
@@ -179,7 +181,7 @@ class Recipe:
             for name in (
                 *("keep", "fit", "max_quarantined", "row_group_bytes"),
                 *("build", "clean_key", "transforms", "max_drift"),
-                *("private", "not_private", "quarantine_records"),
+                *("private", "not_private", "quarantine_records", "window"),
             )
             if hasattr(module, name)
         }
@@ -321,6 +323,7 @@ def _check_parts(name: str, module: ModuleType) -> None:
             "a dict of column -> why it is no personal data",
             lambda value: isinstance(value, Mapping) and all(isinstance(v, str) and v.strip() for v in value.values()),
         ),
+        "window": ("a timedelta above 0, or None", lambda v: v is None or (isinstance(v, timedelta) and v > timedelta())),
         "quarantine_records": ("True or False", lambda value: isinstance(value, bool)),
     }
     for part, (expected, holds) in checks.items():

@@ -1,0 +1,147 @@
+"""How a command of the trainer gets to the machine that has its environment: as a process here, by ssh, as a pod.
+
+All of them log what it prints, take its last line (`--json`) as the task's result, and treat its exit code alike: 75,
+it was asked to end and goes on from its checkpoint, so the task is started again without using up a retry; 1 and 2, it
+has said what is wrong, so that trying again is of no use; any other, such as that of a machine that died, is retried.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException
+
+from dags.settings import Launcher, Pipeline
+
+PREEMPTED = 75
+AGAIN_AFTER = timedelta(seconds=10)
+
+
+class Process(Protocol):
+    """A command that runs somewhere."""
+
+    def lines(self) -> Iterator[str]:
+        """What it prints, until it ends."""
+
+    def code(self) -> int: ...
+
+    def stop(self) -> None:
+        """Asks it to end, as SIGTERM does."""
+
+
+class Launch(BaseOperator):
+    """Runs `penstock ARGUMENTS --json` by the pipeline's launcher; the result is the JSON object that it prints last.
+
+    `kept` are exit codes that are no failure, and yet no success of what was asked: the result says which.
+    """
+
+    template_fields = ("arguments",)
+
+    def __init__(self, *, pipeline: Pipeline, arguments: Sequence[str], kept: Sequence[int] = (), **rest: Any) -> None:
+        super().__init__(**rest)
+        self.launcher, self.arguments, self.kept = pipeline.launcher, list(arguments), tuple(kept)
+        self._process: Process | None = None
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        command = [self.launcher.penstock, *self.arguments, "--json"]
+        self.log.info("%s: %s", self.launcher.kind, shlex.join(command))
+        self._process = _here(command) if self.launcher.kind == "local" else _Ssh(self.launcher, command)
+        last = ""
+        for line in self._process.lines():
+            if line.strip():
+                last = line.strip()
+                self.log.info("%s", last)
+        return judge(self._process.code(), last, self.kept)
+
+    def on_kill(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+
+def judge(code: int, last: str, kept: Sequence[int] = ()) -> dict[str, Any]:
+    """The result of a command that ended with this exit code and last line."""
+    try:
+        said = json.loads(last)
+        assert isinstance(said, dict)
+    except (ValueError, AssertionError):
+        said = {}
+    if code == 0 or code in kept:
+        return {**said, "exit_code": code}
+    what = str(said.get("error") or last or "it printed nothing")
+    if code == PREEMPTED:
+        raise AirflowRescheduleException(datetime.now(UTC) + AGAIN_AFTER)
+    if code in (1, 2):
+        raise AirflowFailException(what)
+    raise AirflowException(f"exit code {code}: {what}")
+
+
+class _Here:
+    def __init__(self, command: Sequence[str]) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+
+    def lines(self) -> Iterator[str]:
+        assert self.process.stdout is not None
+        yield from self.process.stdout
+
+    def code(self) -> int:
+        return self.process.wait()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+
+
+def _here(command: Sequence[str]) -> _Here:
+    try:
+        return _Here(command)
+    except OSError as error:
+        raise AirflowFailException(
+            f"{command[0]}: cannot be started ({error.strerror}); the launcher's setting `penstock` names the command"
+        ) from error
+
+
+def _end_with_parent() -> None:
+    """A worker that is killed takes its trainer along: that one writes a checkpoint, which the next try goes on from."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class _Ssh:
+    """The command on another machine; its first line is its process id there, which `stop` needs."""
+
+    def __init__(self, launcher: Launcher, command: Sequence[str]) -> None:
+        from airflow.providers.ssh.hooks.ssh import SSHHook
+
+        self.hook = SSHHook(ssh_conn_id=launcher.ssh)
+        self.client = self.hook.get_conn()
+        line = f"echo $$; exec {shlex.join(command)} 2>&1"
+        _, self.output, _ = self.client.exec_command(f"exec sh -c {shlex.quote(line)}")
+        self.pid = int(self.output.readline())
+
+    def lines(self) -> Iterator[str]:
+        yield from self.output
+
+    def code(self) -> int:
+        code: int = self.output.channel.recv_exit_status()
+        self.client.close()
+        return code
+
+    def stop(self) -> None:
+        with self.hook.get_conn() as client:
+            client.exec_command(f"kill -TERM {self.pid}")[1].channel.recv_exit_status()
