@@ -1,4 +1,5 @@
-# What docker-compose.yml runs: --target etl (Spark, HDFS daemons), train (a GPU box or a CPU), tracking (MLflow's server).
+# What docker-compose.yml runs: --target etl (Spark, HDFS daemons), train (a GPU box or a CPU), airflow
+# (Airflow, and what its pipelines start there), tracking (MLflow's server).
 FROM python:3.11.14-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/opt/penstock
 WORKDIR /opt/penstock
@@ -20,6 +21,17 @@ RUN uv pip install --system --no-cache --no-deps --require-hashes -r requirement
 COPY --chown=penstock . .
 USER penstock
 ENTRYPOINT ["python", "-m", "penstock.cli"]
+
+FROM base AS airflow
+COPY requirements/demo.lock requirements/airflow.lock requirements/
+RUN for place in demo airflow; do \
+        folder=.venv; [ $place = demo ] || folder=.venv-$place; \
+        python -m venv $folder && uv pip install --python $folder/bin/python --no-cache --no-deps --require-hashes \
+            -r requirements/$place.lock || exit 1; \
+    done
+COPY --chown=penstock . .
+RUN .venv/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation --editable .
+USER penstock
 
 FROM base AS tracking
 COPY requirements/tracking.lock requirements/

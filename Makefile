@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+AIRFLOW := .venv-airflow
 DEMO := demo
 # The machine's own certificates: companies have theirs.
 UV := $(BIN)/uv --system-certs pip
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster soak lint types bench lock clean cluster-up cluster-down dist
+.PHONY: help demo test test-cluster test-dags soak lint types bench lock clean cluster-up cluster-down dist airflow
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -22,12 +23,15 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 
 test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered \
-	    -m "not soak and not cluster" tests
+	    -m "not soak and not cluster and not dags" tests
 
 test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop
 	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster
 
-soak: $(VENV)/.dev  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
+test-dags: $(VENV)/.dev $(AIRFLOW)/.made  ## the pipelines in a real Airflow, which they start and stop
+	@$(BIN)/python -m pytest -m "dags and not soak" tests/dags
+
+soak: $(VENV)/.dev $(AIRFLOW)/.made  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
 	@$(BIN)/python -m pytest -p tests.note -m soak tests
 
 lint: $(VENV)/.dev  ## style, format and types
@@ -35,6 +39,9 @@ lint: $(VENV)/.dev  ## style, format and types
 
 dist:  ## dist/penstock.zip: the code that a Spark cluster's executors need
 	@$(PYTHON) -m cluster.dist
+
+airflow: $(VENV)/.demo $(AIRFLOW)/.made  ## Airflow on 127.0.0.1:8080 with the demo's pipelines (UNPAUSED=1, PIPELINES=FILE)
+	@exec $(BIN)/python -m dags.serve $(if $(UNPAUSED),--unpaused) $(if $(PIPELINES),--pipelines $(PIPELINES))
 
 cluster-up: $(VENV)/.dev  ## real HDFS, YARN and Spark daemons on this machine, on 127.0.0.1
 	@$(BIN)/python -m cluster up
@@ -51,11 +58,13 @@ lock: $(VENV)/.uv  ## write requirements/*.lock anew from pyproject.toml
 	        --custom-compile-command 'make lock' pyproject.toml --extra $$place \
 	        $$([ $$place = dev ] || echo -c requirements/dev.lock) -o requirements/$$place.lock || exit 1; \
 	done
+	@$(UV) compile --quiet --universal --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
+	    pyproject.toml --extra airflow -o requirements/airflow.lock
 	@echo 'uv==0.13.9' | $(UV) compile --quiet --universal --generate-hashes --no-emit-index-url \
 	    --custom-compile-command 'make lock' - -o requirements/uv.lock
 
 clean:  ## remove what the commands above made
-	@rm -rf $(VENV) $(DEMO) .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(AIRFLOW) .airflow $(DEMO) .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.uv: requirements/uv.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Penstock needs Python 3.11, found %d.%d: make PYTHON=python3.11 …" % sys.version_info[:2] \
@@ -71,4 +80,11 @@ $(VENV)/.uv: requirements/uv.lock
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: requirements/%.lock pyproject.toml | $(VENV)/.uv
 	@$(UV) install --quiet --python $(BIN)/python --no-deps --require-hashes -r $<
 	@$(UV) install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Airflow's provider for Spark brings files of pyspark's: an environment of its own.
+$(AIRFLOW)/.made: requirements/airflow.lock | $(VENV)/.uv
+	@echo "Installing Airflow into $(AIRFLOW) (once)"
+	@$(PYTHON) -m venv $(AIRFLOW)
+	@$(UV) install --quiet --python $(AIRFLOW)/bin/python --no-deps --require-hashes -r $<
 	@touch $@

@@ -14,16 +14,40 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRescheduleException
 
+from dags import seen
 from dags.settings import Launcher, Pipeline
+from penstock.errors import PenstockError
 
 PREEMPTED = 75
 AGAIN_AFTER = timedelta(seconds=10)
+
+
+@contextmanager
+def as_failure() -> Iterator[None]:
+    """What the data or the settings are the cause of ends a task: trying again gives the same."""
+    try:
+        yield
+    except PenstockError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+def launch(pipeline: Pipeline, task_id: str, arguments: Sequence[str], kept: Sequence[int] = ()) -> BaseOperator:
+    """`penstock ARGUMENTS --json` by the pipeline's launcher. Exit codes in `kept` are no failure, and yet no success
+    of what was asked: the result, which is what the command says last, tells which.
+    """
+    if pipeline.launcher.kind == "kubernetes":
+        from dags.pod import LaunchPod
+
+        return LaunchPod(task_id=task_id, pipeline=pipeline, arguments=arguments, kept=kept)
+    return Launch(task_id=task_id, pipeline=pipeline, arguments=arguments, kept=kept)
 
 
 class Process(Protocol):
@@ -39,10 +63,7 @@ class Process(Protocol):
 
 
 class Launch(BaseOperator):
-    """Runs `penstock ARGUMENTS --json` by the pipeline's launcher; the result is the JSON object that it prints last.
-
-    `kept` are exit codes that are no failure, and yet no success of what was asked: the result says which.
-    """
+    """The command as a process here, or on the machine of an SSH connection."""
 
     template_fields = ("arguments",)
 
@@ -55,30 +76,48 @@ class Launch(BaseOperator):
         command = [self.launcher.penstock, *self.arguments, "--json"]
         self.log.info("%s: %s", self.launcher.kind, shlex.join(command))
         self._process = _here(command) if self.launcher.kind == "local" else _Ssh(self.launcher, command)
-        last = ""
+        said = Said()
         for line in self._process.lines():
-            if line.strip():
-                last = line.strip()
-                self.log.info("%s", last)
-        return judge(self._process.code(), last, self.kept)
+            said.hear(line)
+            self.log.info("%s", line.rstrip())
+        told = judge(self._process.code(), said, self.kept)
+        seen.tell(context, told)
+        return told
 
     def on_kill(self) -> None:
         if self._process is not None:
             self._process.stop()
 
 
-def judge(code: int, last: str, kept: Sequence[int] = ()) -> dict[str, Any]:
-    """The result of a command that ended with this exit code and last line."""
-    try:
-        said = json.loads(last)
-        assert isinstance(said, dict)
-    except (ValueError, AssertionError):
-        said = {}
+@dataclass
+class Said:
+    """What counts of all that a command prints: its last line, and its last error."""
+
+    last: str = ""
+    error: str = ""
+
+    def hear(self, line: str) -> None:
+        if line := line.strip():
+            self.last = line
+        if line.startswith("error: "):
+            self.error = line.removeprefix("error: ")
+
+    def result(self) -> dict[str, Any]:
+        try:
+            value = json.loads(self.last)
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+
+def judge(code: int, said: Said, kept: Sequence[int] = ()) -> dict[str, Any]:
+    """The result of a command that ended with this exit code, or the exception that Airflow acts on."""
+    result = said.result()
     if code == 0 or code in kept:
-        return {**said, "exit_code": code}
-    what = str(said.get("error") or last or "it printed nothing")
+        return result
     if code == PREEMPTED:
         raise AirflowRescheduleException(datetime.now(UTC) + AGAIN_AFTER)
+    what = str(result.get("error") or said.error or said.last or "it printed nothing")
     if code in (1, 2):
         raise AirflowFailException(what)
     raise AirflowException(f"exit code {code}: {what}")
@@ -117,7 +156,7 @@ def _here(command: Sequence[str]) -> _Here:
 
 
 def _end_with_parent() -> None:
-    """A worker that is killed takes its trainer along: that one writes a checkpoint, which the next try goes on from."""
+    """A worker that is killed takes its trainer along, which writes a checkpoint for the next try to go on from."""
     PR_SET_PDEATHSIG = 1
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -24,12 +24,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, time
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from penstock.errors import PenstockError
 
 VARIABLE = "PENSTOCK_PIPELINES"
 SHIPPED = Path(__file__).resolve().parent / "pipelines.toml"
+
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 
 Made = TypeVar("Made")
 
@@ -74,13 +77,18 @@ class Pipeline:
     predictions: str | None = None
     train: tuple[str, ...] = ()  # further arguments of `penstock train`
     retries: int = 2
+    retry_seconds: float = 60.0
     launcher: Launcher = field(default_factory=Launcher)
     limits: Limits = field(default_factory=Limits)
 
 
+def default_path() -> Path:
+    return Path(os.environ.get(VARIABLE) or SHIPPED)
+
+
 def load(path: Path | None = None) -> list[Pipeline]:
     """Raises: PenstockError where the file is missing, is no TOML, or says something that it cannot mean."""
-    path = path or Path(os.environ.get(VARIABLE) or SHIPPED)
+    path = path or default_path()
     try:
         said = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -93,16 +101,24 @@ def load(path: Path | None = None) -> list[Pipeline]:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise PenstockError(f"{where}: a name has letters, digits, '_', '-' and '.' only")
         pipeline = _made(Pipeline, {"name": name, **_merged(said.get("defaults", {}), own)}, where)
-        if pipeline.runs is None and (pipeline.releases or pipeline.predictions):
-            raise PenstockError(f"{where}: releases and predictions are of runs; say where these go: runs = URL")
-        if pipeline.predictions and not pipeline.releases:
-            raise PenstockError(f"{where}: predictions are made with the released model; say releases = URL")
-        if pipeline.intervals and pipeline.schedule is None:
-            raise PenstockError(f"{where}: intervals are those of a schedule; say schedule = \"@daily\", or a cron")
-        if pipeline.launcher.kind == "kubernetes" and pipeline.launcher.image is None:
-            raise PenstockError(f"{where}: launcher kubernetes needs the image that has the trainer: image = NAME")
+        _check(pipeline, where)
         made.append(pipeline)
     return made
+
+
+def _check(pipeline: Pipeline, where: str) -> None:
+    """What no single setting shows. Raises: PenstockError."""
+    schedule = pipeline.schedule
+    if schedule not in (None, "@once", *PRESETS) and not re.fullmatch(r"(\S+ ){4,5}\S+", str(schedule)):
+        raise PenstockError(f"{where}: schedule {schedule!r} is no cron expression, and none of {', '.join(PRESETS)}")
+    if pipeline.runs is None and (pipeline.releases or pipeline.predictions):
+        raise PenstockError(f"{where}: releases and predictions are of runs; say where these go: runs = URL")
+    if pipeline.predictions and not pipeline.releases:
+        raise PenstockError(f"{where}: predictions are made with the released model; say releases = URL")
+    if pipeline.intervals and pipeline.schedule is None:
+        raise PenstockError(f'{where}: intervals are those of a schedule; say schedule = "@daily", or a cron')
+    if pipeline.launcher.kind == "kubernetes" and pipeline.launcher.image is None:
+        raise PenstockError(f"{where}: launcher kubernetes needs the image that has the trainer: image = NAME")
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,18 +150,26 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value not in get_args(kind):
             raise PenstockError(f"{where} must be one of {', '.join(get_args(kind))}, is {value!r}")
         return value
-    allowed = tuple(get_origin(k) or k for k in get_args(kind) or (kind,))
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    allowed = tuple(get_origin(one) or one for one in kinds)
+    if float in allowed and type(value) is int:
         return float(value)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise PenstockError(f"{where} must be {' or '.join(k.__name__ for k in allowed if k is not type(None))}, is {value!r}")
-    return _expanded(value, where) if isinstance(value, str) else value
+        names = " or ".join(one.__name__ for one in allowed if one is not NoneType)
+        raise PenstockError(f"{where} must be {names}, is {value!r}")
+    return _expanded(value, where)
 
 
-def _expanded(text: str, where: str) -> str:
+def _expanded(value: Any, where: str) -> Any:
+    """With environment variables for `$NAME`, in the texts of tables too."""
+    if isinstance(value, Mapping):
+        return {name: _expanded(inner, where) for name, inner in value.items()}
+    if not isinstance(value, str):
+        return value
+
     def named(found: re.Match[str]) -> str:
         if found[1] not in os.environ:
             raise PenstockError(f"{where} names ${found[1]}, which is not set in Airflow's environment")
         return os.environ[found[1]]
 
-    return re.sub(r"\$\{?([A-Z_][A-Z0-9_]*)\}?", named, text)
+    return re.sub(r"\$\{?([A-Z_][A-Z0-9_]*)\}?", named, value)

@@ -10,8 +10,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from penstock.errors import PenstockError
 
@@ -73,3 +76,16 @@ def _version(home: Path) -> int | None:
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', answer.stderr)  # Java 8 calls itself 1.8
     return int(match.group(1)) if match else None
+
+
+def main(command: Sequence[str]) -> NoReturn:
+    """Becomes that command, with JAVA_HOME set: python -m etl.java spark-submit …"""
+    try:
+        use()
+    except PenstockError as error:
+        sys.exit(f"error: {error}")
+    os.execvp(command[0], list(command))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

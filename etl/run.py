@@ -53,7 +53,8 @@ class Job:
     out: str
     labelled: bool
     keep_clean: bool
-    transforms: Mapping[str, Mapping[str, Any]] | None  # frozen ones; None where they are to be fitted
+    frozen: str | None  # the version whose transforms are used
+    transforms: Mapping[str, Mapping[str, Any]] | None  # its transforms; None where they are to be fitted
     key: PseudonymKey | None  # where the recipe makes pseudonyms
     interval: Interval | None  # that the raw data is about, where it comes interval by interval
     window: Window  # the other intervals that the version is built from
@@ -73,10 +74,11 @@ class Built:
 
 def etl(
     recipe: Recipe,
-    raw_url: str,
+    raw_url: str | None,
     out: str,
     console: Console,
     *,
+    rows_of: str | None = None,
     frozen: Card | None = None,
     labelled: bool = True,
     keep_clean: bool = False,
@@ -88,11 +90,17 @@ def etl(
     `frozen` gives the transforms of another version instead of fitting them; `labelled=False` is for raw data
     without the label, which is to be scored; `keep_clean` publishes the clean rows too, and builds from them. Where the
     raw data is that of an `interval`, its clean rows are kept, and the version is built from all clean intervals of the
-    recipe's window: only this one's raw files are read.
+    recipe's window: only this one's raw files are read. `rows_of` names a version whose rows are to be built again,
+    from its clean rows where they were kept, else from the same raw files; then no `raw_url` is needed.
 
-    Raises: RawDataError, RecipeError, StorageError; then nothing is published.
+    Raises: RawDataError, RecipeError, DatasetError, StorageError; then nothing is published.
     """
-    raw_url, out = store.absolute(raw_url), store.absolute(out)
+    out = store.absolute(out)
+    again = None if rows_of is None else window.made_from(out, rows_of)
+    if again is not None:
+        raw_url, interval, keep_clean = again.raw_url, again.interval, again.card.data is not None
+    assert raw_url is not None
+    raw_url = store.absolute(raw_url)
     store.check_apart(out, raw_url)
     dataset_recipe = recipe.dataset()
     key = pseudonym_key(dataset_recipe.private)
@@ -100,9 +108,11 @@ def etl(
         _check_fields(frozen, dataset_recipe)
         privacy.check_key(frozen, key)
     clean_folder = store.join(out, "clean")
-    with console.step("take stock of the raw files"):
-        files = store.inventory(raw_url, _known_checksums(clean_folder))
-    inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
+    if again is not None and again.card.data is not None:
+        files = again.files
+    else:
+        with console.step("take stock of the raw files"):
+            files = store.inventory(raw_url, _known_checksums(clean_folder))
     transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
     how = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
@@ -112,9 +122,14 @@ def etl(
         clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
     else:
         keep_clean, clean_version = True, json_digest([*said, str(interval)])
-        earlier = window.before(clean_folder, interval, dataset_recipe.window, settings)
+        earlier = again.window if again else window.before(clean_folder, interval, dataset_recipe.window, settings)
         built_from = [*(card.version for card in earlier.cards), clean_version]
         version = json_digest([settings, str(interval), built_from, transforms])
+    if again is not None and clean_version != again.card.version:
+        raise DatasetError(
+            f"{store.shown(out)}: the rows of version {rows_of} cannot be built again: its raw files, or what recipe "
+            f"{recipe.name!r} does with them, have changed since; go back to them, or take a version made since"
+        )
     job = Job(
         recipe=dataset_recipe,
         raw_url=raw_url,
@@ -122,6 +137,7 @@ def etl(
         out=out,
         labelled=labelled,
         keep_clean=keep_clean,
+        frozen=frozen.version if frozen else None,
         transforms=transforms,
         key=key,
         interval=interval,
@@ -160,14 +176,15 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
         _temporary(console, attempt.rows_url),
     ):
         with _removed_on_failure(console, attempt.clean_url, attempt.url(attempt.quarantine)) as clean_urls:
-            cleaned = _clean(spark, job)
-            rows = cleaned.rows
-            if job.interval is not None:
-                clean_card = clean_card or _clean_interval(spark, cleaned, attempt, clean_urls, console)
+            cleaned = None if clean_card and clean_card.data else _clean(spark, job)
+            if job.interval is not None and cleaned is not None:
+                clean_card = _clean_interval(spark, cleaned, attempt, clean_urls, console)
             if clean_card and clean_card.data:
                 rows = _kept_rows(spark, clean_folder, [*job.window.cards, clean_card])
-            elif job.keep_clean or build.is_needed(recipe):
-                rows = _over_files(spark, cleaned, attempt, console)
+            else:
+                assert cleaned is not None
+                is_detour = job.keep_clean or build.is_needed(recipe)
+                rows = _over_files(spark, cleaned, attempt, console) if is_detour else cleaned.rows
 
             shards = split.num_shards(sum(file.num_bytes for file in job.files) + _raw_bytes(job.window))
             store.make_private(attempt.url(attempt.duplicates))
@@ -190,7 +207,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                     attempt.url(attempt.data),
                     duplicates_url=None if prepared else attempt.url(attempt.duplicates),
                     most_compared=leakage.MOST_COMPARED // shards,
-                    look_for=privacy.looked_for(schema, cleaned.private, recipe.not_private),
+                    look_for=privacy.looked_for(schema, privacy.asked(recipe, job.labelled), recipe.not_private),
                 )
 
             privacy.check_unmarked(written.personal)
@@ -204,7 +221,8 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             )
             if became["clean"] != num_clean:
                 raise DatasetError(f"{num_clean:,} clean rows, but {became['clean']:,} were read; run again")
-            store.check_unchanged(job.raw_url, job.files)
+            if cleaned is not None:
+                store.check_unchanged(job.raw_url, job.files)
             profiles = written.profiles(schema)
             described = {name: profile.described(found, schema) for name, found in profiles.items()}
             drift = compare.check_drift(job.out, recipe, schema, described)
@@ -231,6 +249,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             lineage={
                 "clean": [card.version for card in sources],
                 **_intervals(job),
+                **({"frozen": job.frozen} if job.frozen else {}),
                 **_made_by(spark, recipe),
             },
             exact_duplicates=(prepared or written).exact_duplicates,
@@ -327,11 +346,14 @@ def _clean_interval(
     return _publish(store.join(job.out, "clean"), card, urls, console)
 
 
-def _judge(spark: SparkSession, cleaned: Cleaned, num_clean: int, attempt: Attempt, console: Console) -> CleanCard:
+def _judge(
+    spark: SparkSession, cleaned: Cleaned | None, num_clean: int, attempt: Attempt, console: Console
+) -> CleanCard:
     """The card of the clean rows, once they were read; refused rows are written to quarantine.
 
     Raises: RawDataError where there is no row, where too many are refused, or a rule ends the job.
     """
+    assert cleaned is not None  # else the card is there
     job, recipe, raw = attempt.job, attempt.job.recipe, store.shown(attempt.job.raw_url)
     found, quarantine_url = counts.counts(cleaned.counted.get, cleaned.asked), attempt.url(attempt.quarantine)
     if not found.raw:
@@ -551,8 +573,12 @@ def parser() -> argparse.ArgumentParser:
         "penstock etl mnist --raw /data/mnist --out /data/mnist_dataset",
     )
     made.add_argument("recipe", help="a shipped recipe's name, or the path of a folder with dataset.py")
-    made.add_argument(
-        "--raw", required=True, metavar="URL", help="a raw file, a folder, or a pattern such as 'raw/2011-*'"
+    raw = made.add_mutually_exclusive_group(required=True)
+    raw.add_argument("--raw", metavar="URL", help="a raw file, a folder, or a pattern such as 'raw/2011-*'")
+    raw.add_argument(
+        "--rows-of",
+        metavar="VERSION",
+        help="instead: build this version's rows again, as with --frozen; from its clean rows where they were kept",
     )
     made.add_argument("--out", required=True, metavar="URL", help="the dataset's folder; versions are added to it")
     made.add_argument("--frozen", metavar="URL", help="use the transforms of this dataset (or card file), fit nothing")
@@ -575,6 +601,7 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         arguments.raw,
         arguments.out,
         console,
+        rows_of=arguments.rows_of,
         frozen=frozen,
         labelled=not arguments.unlabelled,
         keep_clean=arguments.keep_clean,

@@ -8,9 +8,11 @@ from datetime import timedelta
 from itertools import pairwise
 
 from penstock import card as cards
+from penstock import store
 from penstock.card import CleanCard
 from penstock.errors import DatasetError
 from penstock.interval import Interval
+from penstock.store import RawFile
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,32 @@ class Window:
 
     cards: Sequence[CleanCard] = ()
     otherwise: Sequence[Interval] = ()  # not among them: what cleaned them would clean otherwise now
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a version was made from, to be built again: its last clean rows with their raw files, and the others."""
+
+    card: CleanCard
+    raw_url: str
+    files: Sequence[RawFile]
+    interval: Interval | None
+    window: Window
+
+
+def made_from(dataset_url: str, version: str) -> MadeFrom:
+    """Raises: DatasetError where the version, or a card of its clean rows, is not there any more."""
+    card = cards.load(dataset_url, version)
+    found = [cards.find(store.join(dataset_url, "clean"), name) for name in card.lineage.get("clean", [])]
+    clean = [one for one in found if isinstance(one, CleanCard)]
+    if not clean or len(clean) != len(found):
+        where = store.shown(dataset_url)
+        raise DatasetError(f"{where}: cards of the clean rows of version {version} are missing; build it from raw data")
+    *others, last = clean
+    interval = Interval.parse(card.lineage["interval"]) if "interval" in card.lineage else None
+    files = [RawFile(**file) for file in last.lineage["raw_files"]]
+    otherwise = [Interval.parse(text) for text in card.lineage.get("cleaned_otherwise", [])]
+    return MadeFrom(last, last.lineage["raw_url"], files, interval, Window(others, otherwise))
 
 
 def before(clean_folder: str, interval: Interval, length: timedelta | None, settings: str) -> Window:

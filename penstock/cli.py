@@ -30,6 +30,7 @@ USAGE = """usage: penstock COMMAND …    (penstock COMMAND --help says more, wi
   verify   recount and re-checksum a dataset version against its card
   gc       list, or remove, what dead jobs left and old versions
   feed     read a dataset version as fast as it goes, without a model: rows/s, bytes/s, time of each stage
+  dag      one pipeline of Airflow's in the foreground, without its scheduler
   doctor   what is installed here, what is missing, how to mend it
 
 first steps:
@@ -38,7 +39,7 @@ first steps:
 """
 
 PREDICTIONS = "predictions.parquet"
-OURS = ("penstock", "etl", "train", "recipes")  # what is missing of these is a bug, not an installation
+OURS = ("penstock", "etl", "train", "recipes", "dags")  # what is missing of these is a bug, not an installation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +90,8 @@ def _main(arguments: list[str]) -> int:
             from penstock.gc import main as chosen
         case "feed":
             from train.feed.speed import main as chosen
+        case "dag":
+            from penstock.dag import main as chosen
         case "doctor":
             from penstock.doctor import main as chosen
         case "--help" | "-h":

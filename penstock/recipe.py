@@ -323,7 +323,10 @@ def _check_parts(name: str, module: ModuleType) -> None:
             "a dict of column -> why it is no personal data",
             lambda value: isinstance(value, Mapping) and all(isinstance(v, str) and v.strip() for v in value.values()),
         ),
-        "window": ("a timedelta above 0, or None", lambda v: v is None or (isinstance(v, timedelta) and v > timedelta())),
+        "window": (
+            "a timedelta above 0, or None",
+            lambda v: v is None or (isinstance(v, timedelta) and v > timedelta()),
+        ),
         "quarantine_records": ("True or False", lambda value: isinstance(value, bool)),
     }
     for part, (expected, holds) in checks.items():

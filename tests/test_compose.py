@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dags import serve, settings
 from etl.run import parser as etl_parser
 from tests.cluster.compose import FILE, ROOT, services
 
@@ -30,6 +31,9 @@ def test_an_implementation_takes_it() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_service_is_made_of_is_there(name: str) -> None:
     service = SERVICES[name]
+    if "build" not in service:  # an official image, pinned
+        assert re.fullmatch(r"[a-z]+:\d+\.\d+\S*", service["image"])
+        return
     assert re.search(rf"^FROM \S+ AS {service['build']['target']}$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     for mount in service.get("volumes", []):
         if mount.startswith("./"):
@@ -62,6 +66,17 @@ def test_daemons_find_each_other_by_the_addresses_of_their_configuration() -> No
     for worker in ("worker-0", "worker-1"):
         assert SERVICES[worker]["environment"]["SPARK_MASTER_URL"] == "spark://master:7077"
     assert SERVICES["master"]["environment"]["SPARK_MASTER_PORT"] == "7077"
+
+
+def test_airflow_is_what_make_airflow_starts_with_variables_that_it_knows() -> None:
+    service = SERVICES["airflow"]
+    assert serve.parser().parse_args(service["command"][3:]).port == 8080
+    own = {"HADOOP_CONF_DIR", "MLFLOW_TRACKING_URI", settings.VARIABLE}
+    assert {name for name in service["environment"] if not name.startswith("AIRFLOW_")} == own
+    database = service["environment"]["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    assert re.findall(r"//(\w+)@(\w+)/", database) == [
+        (SERVICES["postgres"]["environment"]["POSTGRES_USER"], "postgres")
+    ]
 
 
 def test_etl_is_started_with_arguments_that_it_takes() -> None:

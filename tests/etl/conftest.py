@@ -35,7 +35,7 @@ def clean(df):
 
 
 class Run(Protocol):
-    def __call__(self, raw: Path, out: Path, **options: Any) -> Built: ...
+    def __call__(self, raw: Path | None, out: Path, **options: Any) -> Built: ...
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def write_recipe(folder: Path, dataset: str) -> Path:
 
 @pytest.fixture
 def run(spark: SparkSession, people: Path) -> Run:
-    def run(raw: Path, out: Path, recipe: Path | str = people, **options: Any) -> Built:
-        return etl(find(str(recipe)), str(raw), str(out), Console(), **options)
+    def run(raw: Path | None, out: Path, recipe: Path | str = people, **options: Any) -> Built:
+        return etl(find(str(recipe)), None if raw is None else str(raw), str(out), Console(), **options)
 
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ from tests.etl.conftest import RECIPE, Run, leftovers, write_recipe
 from tests.etl.test_run import dirty_people, rows, write
 
 DAYS = ("2011-01-03", "2011-01-04", "2011-01-05", "2011-01-06")
+BUILD = """
+from penstock.transforms import Standardise
+schema = Schema((Field("name", "string"), Field("age", "float32"), Field("city", "string")), key="name", label="city")
+transforms = {"age": Standardise("age")}
+"""
 WINDOW = "from datetime import timedelta\nwindow = timedelta(days={})\n"
 
 
@@ -93,6 +99,32 @@ def test_a_day_that_the_recipe_would_clean_otherwise_now_is_left_out_and_told(ru
     assert (built.lineage["intervals"], built.lineage["cleaned_otherwise"]) == (["2011-01-03/2011-01-04"], [])
 
 
+def test_the_rows_of_a_version_are_built_again_though_more_days_came_and_the_raw_files_are_gone(
+    run: Run, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path / "built", RECIPE.replace("MAX", "0.9") + BUILD)
+    raw, out = days_of_people(tmp_path / "raw"), tmp_path / "out"
+    first, second, third = (run(raw / f"{day}.csv", out, recipe, interval=Interval.parse(day)).card for day in DAYS[:3])
+    shutil.rmtree(raw)
+    again = run(None, out, recipe, rows_of=second.version, frozen=first).card
+    assert again.version not in (first.version, second.version, third.version)
+    assert (again.counts, again.lineage["clean"]) == (second.counts, second.lineage["clean"])
+    assert (again.transforms, again.lineage["frozen"]) == (first.transforms, first.version)
+    assert [row["name"] for row in rows(out, again)] == [row["name"] for row in rows(out, second)]
+    assert again.contract == first.contract != second.contract
+
+
+def test_the_rows_of_a_version_without_clean_rows_are_built_from_its_raw_files_if_they_are_the_same(
+    run: Run, tmp_path: Path
+) -> None:
+    raw, out = days_of_people(tmp_path / "raw"), tmp_path / "out"
+    card = run(raw, out).card
+    assert run(None, out, rows_of=card.version).card.version == card.version
+    write(raw / f"{DAYS[0]}.csv", "anew,1,Rom\n")
+    with pytest.raises(DatasetError, match="cannot be built again: its raw files, or what recipe"):
+        run(None, out, rows_of=card.version)
+
+
 def test_intervals_that_overlap_are_refused(run: Run, tmp_path: Path) -> None:
     raw, out = days_of_people(tmp_path / "raw"), tmp_path / "out"
     run(raw, out, interval=Interval.parse("2011-01-03/2011-01-07"))
@@ -116,7 +148,9 @@ def test_a_day_is_a_day_however_it_is_written(text: str) -> None:
     assert str(Interval.parse(text)) == "2011-01-05/2011-01-06"
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2011-01-05T06:00", "2011-01-06/2011-01-05", "2011-01-05/2011-01-05"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2011-01-05T06:00", "2011-01-06/2011-01-05", "2011-01-05/2011-01-05"]
+)
 def test_what_is_no_interval_is_told(text: str) -> None:
     with pytest.raises(PenstockError, match="interval"):
         Interval.parse(text)
