@@ -57,9 +57,9 @@ def check(pipeline: Pipeline, version: str) -> dict[str, Any]:
 
 
 def _before(url: str, card: Card) -> Card | None:
-    """The newest version of the same recipe that is older than this one."""
+    """The newest version of the same recipe that is older than this one, and whose transforms are its own."""
     versions = [one for one in cards.versions(url) if isinstance(one, Card) and one.created < card.created]
-    return next((one for one in reversed(versions) if one.recipe == card.recipe and one.profile), None)
+    return next((one for one in reversed(versions) if one.recipe == card.recipe and "frozen" not in one.lineage), None)
 
 
 @dataclass(frozen=True, order=True)

@@ -121,7 +121,8 @@ def check_drift(folder: str, recipe: DatasetRecipe, schema: Schema, profiles: Pr
     if (limit := recipe.max_drift) is None:
         return None
     versions = (card for card in reversed(cards.versions(folder)) if isinstance(card, Card) and card.kind == "dataset")
-    before = next((card for card in versions if card.recipe == recipe.name and card.profile), None)
+    own = (card for card in versions if "frozen" not in card.lineage)  # values of transforms fitted for others moved
+    before = next((card for card in own if card.recipe == recipe.name and card.profile), None)
     if before is None:
         return None
     found = changes(before.profile, profiles, schema.key)

@@ -31,7 +31,7 @@ SETTINGS = """
 [defaults]
 spark_options = {{archives = "{archive}#penstock", executor_memory = "1g", driver_memory = "1g", num_executors = 1, \
 env_vars = {{PYSPARK_PYTHON = "$PENSTOCK_PYTHON", HADOOP_CONF_DIR = "{conf}", SPARK_LOCAL_IP = "127.0.0.1"}}, \
-yarn_track_via_rm_api = true, conf = {{"spark.executorEnv.PYTHONPATH" = "penstock", \
+conf = {{"spark.executorEnv.PYTHONPATH" = "penstock", \
 "spark.yarn.appMasterEnv.PYTHONPATH" = "penstock", "spark.executorEnv.SPARK_LOCAL_IP" = "127.0.0.1"}}}}
 retry_seconds = 1
 launcher = {{penstock = "$PENSTOCK_COMMAND"}}
@@ -40,6 +40,7 @@ train = ["--epochs", "1"]
 [pipelines.mnist]
 recipe = "mnist"
 spark = "spark_yarn"
+spark_options = {{yarn_track_via_rm_api = true}}
 raw = "{hdfs}/raw/mnist"
 dataset = "{hdfs}/datasets/mnist"
 runs = "{out}/mnist/runs"
