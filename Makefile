@@ -32,7 +32,7 @@ test-dags: $(VENV)/.dev $(AIRFLOW)/.made  ## the pipelines in a real Airflow, wh
 	@$(BIN)/python -m pytest -m "dags and not soak" tests/dags
 
 soak: $(VENV)/.dev $(AIRFLOW)/.made  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
-	@$(BIN)/python -m pytest -p tests.note -m soak tests
+	@$(BIN)/python -m pytest -p tests.note -m "soak $(ONLY)" tests
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -114,9 +114,9 @@ class ToPredict:
     version: str
 
 
-def to_predict(pipeline: Pipeline, version: str, for_released_one: str) -> ToPredict:
-    """The released model, and which of the two versions with the same rows it reads."""
+def to_predict(pipeline: Pipeline, version: str, for_released_one: str) -> ToPredict | None:
+    """The released model, and which of the two versions with the same rows it reads; None while nothing is released."""
     now = released(str(pipeline.releases))
-    assert now is not None
-    is_new = now.dataset_version == version
-    return ToPredict(now.run, version if is_new else for_released_one)
+    if now is None:
+        return None
+    return ToPredict(now.run, version if now.dataset_version == version else for_released_one)

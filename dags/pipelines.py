@@ -131,7 +131,10 @@ def _to_predict(pipeline: Pipeline) -> Any:
         from dags import gates
 
         version = ti.xcom_pull("choose")["version"]
-        return gates.to_predict(pipeline, version, ti.xcom_pull("rows_for_released")["version"])
+        found = gates.to_predict(pipeline, version, ti.xcom_pull("rows_for_released")["version"])
+        if found is None:
+            raise AirflowSkipException("nothing is released yet: this model was kept, and there is none before it")
+        return found
 
     return to_predict
 

@@ -36,6 +36,7 @@ conf = {{"spark.executorEnv.PYTHONPATH" = "penstock", \
 retry_seconds = 1
 launcher = {{penstock = "$PENSTOCK_COMMAND"}}
 train = ["--epochs", "1"]
+limits = {{max_stall = 1.0}}
 
 [pipelines.mnist]
 recipe = "mnist"

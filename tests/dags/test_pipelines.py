@@ -52,6 +52,7 @@ retry_seconds = 2
 recipe = "digits"
 raw = "{demo}/digits.csv"
 train = ["--epochs", "2"]
+limits = {{max_stall = 1.0}}
 launcher = {{penstock = "$PENSTOCK_COMMAND"}}
 
 [pipelines.whole]
@@ -82,6 +83,14 @@ schedule = "@once"
 dataset = "{out}/limited/dataset"
 runs = "{out}/limited/runs"
 limits = {{min_intervals = 2}}
+
+[pipelines.idle]
+schedule = "@once"
+dataset = "{out}/idle/dataset"
+runs = "{out}/idle/runs"
+releases = "{out}/idle/releases"
+predictions = "{out}/idle/predictions"
+limits = {{max_stall = 0.0}}
 
 [pipelines.mistaken]
 schedule = "@once"
@@ -241,6 +250,17 @@ def test_a_version_beyond_a_limit_is_not_announced(airflow: Site, out: Path, web
     wait_for(lambda: any(reason in said["reason"] for said in webhook.heard), "the webhook")
     assert airflow.events("limited") == []
     assert airflow.runs("limited_train") == []
+
+
+def test_a_model_that_waited_for_data_is_kept_and_while_nothing_is_released_nothing_predicts(
+    airflow: Site, out: Path
+) -> None:
+    (run,) = airflow.trained("idle")
+    tasks = airflow.tasks("idle_train", run["dag_run_id"])
+    assert (run["state"], tasks["release"]["state"], tasks["predict"]["state"]) == ("success", "success", "skipped")
+    assert "data stall" in tasks["release"]["note"]
+    assert not (out / "idle" / "releases" / "released.json").exists()
+    check_files(out / "idle", trained=1)
 
 
 def test_an_error_that_is_the_user_s_is_not_tried_again(airflow: Site, webhook: Webhook) -> None:
