@@ -14,11 +14,15 @@ them, and what is done about it; the counts are those of the card:
 - 5,268 lines repeat another one in every column. Which of them were meant, as the same thing scanned twice, nobody
   knows any more; they are taken for errors of the export. So a line's key is the digest of all its columns.
 
+Where the days come one by one (`--interval`), a version has those of the last four weeks.
+
 Lines of one customer are in one split, so that no model is tested on somebody whom it knows; lines without a customer
 stay with their invoice.
 
 Source: Chen, Sain & Guo, "Data mining for the online retail industry", 2012; "Online Retail", UCI 352, 2015, CC BY 4.0.
 """
+
+from datetime import timedelta
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -52,6 +56,7 @@ FIELDS = (
 
 schema = Schema((Field("line", "string"), *FIELDS), key="line")
 split = Split({"train": 0.8, "val": 0.1, "test": 0.1}, by="buyer")
+window = timedelta(weeks=4)
 fixes = (
     Fix("customer_without_decimals", "CustomerID", WITHOUT_DECIMALS),
     Fix("description_or_empty", "Description", "coalesce(Description, '')"),

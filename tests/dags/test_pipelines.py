@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 import threading
 from collections import Counter
@@ -30,8 +31,10 @@ from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.released import history
 from penstock.verify import verify
+from tests.conftest import SHARED_DATA
 from tests.dags.conftest import Site, processes, read_json, site, starts, wait_for
 
+INVOICES = SHARED_DATA / "online_retail" / "online_retail_by_day_full.tar.gz"
 FAILS_ONCE = """
 from pathlib import Path
 from recipes.digits import dataset as digits
@@ -72,6 +75,15 @@ dataset = "{out}/days/dataset"
 runs = "{out}/days/runs"
 releases = "{out}/days/releases"
 predictions = "{out}/days/predictions"
+
+[pipelines.shop]
+recipe = "online_retail"
+schedule = "@daily"
+start = 2010-12-01
+intervals = true
+missing_raw = "skip"
+raw = "{out}/invoices/{{{{ data_interval_start | ds }}}}.csv"
+dataset = "{out}/shop/dataset"
 
 [pipelines.flaky]
 schedule = "@once"
@@ -322,6 +334,29 @@ def _ancestors(pid: int) -> list[int]:
 def _is_task_runner(pid: int) -> bool:
     line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return "airflow" in line and "scheduler" not in line and "api" not in line
+
+
+def test_a_backfill_of_ten_days_reads_each_day_once(airflow: Site, out: Path) -> None:
+    """Of a real web shop, which was closed on one of them."""
+    if not INVOICES.is_file():
+        pytest.skip("the invoices are not on this machine (expected in ../shared/data)")
+    days = [f"2010-12-{day:02}" for day in range(1, 11)]
+    (out / "invoices").mkdir()
+    with tarfile.open(INVOICES) as archive:
+        for member in archive:
+            if Path(member.name).stem in days:
+                member.name = Path(member.name).name
+                archive.extract(member, out / "invoices")
+    lines = {path.stem: len(path.read_text().splitlines()) - 1 for path in (out / "invoices").iterdir()}
+    span = {"from_date": f"{days[0]}T00:00:00Z", "to_date": f"{days[-1]}T00:00:00Z"}
+    number = airflow.api("POST", "backfills", {"dag_id": "shop_etl", **span, "max_active_runs": 1})["id"]
+    wait_for(lambda: airflow.api("GET", f"backfills/{number}")["completed_at"] is not None, "the backfill")
+    clean = [card for card in cards.versions(str(out / "shop" / "dataset" / "clean")) if isinstance(card, CleanCard)]
+    read = [file["name"] for card in clean for file in card.lineage["raw_files"]]
+    assert sorted(read) == sorted(f"{day}.csv" for day in lines)
+    assert 8 <= len(lines) < 10
+    last = check_files(out / "shop")[-1]
+    assert (last.counts["raw"], len(last.lineage["clean"])) == (sum(lines.values()), len(lines))
 
 
 def test_days_again_killed_schedulers_and_overlaps_leave_each_version_once(airflow: Site, out: Path) -> None:
