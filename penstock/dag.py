@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ QUIET = {
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
     "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "penstock.dags=INFO airflow.task.operators.dags=INFO airflow.task.hooks=INFO",
 }
+
+LOGGED = re.compile(r"^\S+Z \[\w+ *\] (.*?) +\[[\w.]+\] .*$")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,9 +58,20 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     with console.step("prepare Airflow's database"):
         airflow.migrate()
     line = [str(serve.PYTHON), "-m", "dags.foreground", name, *([arguments.date] if arguments.date else [])]
-    if subprocess.run(line, env={**airflow.environment, **QUIET}, check=False).returncode:
+    with subprocess.Popen(
+        line, env={**airflow.environment, **QUIET}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for said in process.stdout:
+            console.say(_said(said))
+    if process.returncode:
         raise PenstockError(f"pipeline {name!r}: a task failed; its log is above, and below {airflow.home / 'logs'}")
     return {"pipeline": name}
+
+
+def _said(line: str) -> str:
+    """What a line of Airflow's log says, less when and where."""
+    return LOGGED.sub(r"\1", line.rstrip())
 
 
 def _named(asked: str, pipelines: Sequence[settings.Pipeline]) -> str:
