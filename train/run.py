@@ -522,7 +522,9 @@ def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         )
     if trained.report:
         report(trained, console)
-    return {"run": trained.run.removeprefix("file://"), "reused": trained.reused, **trained.report}
+    told = {"run": trained.run.removeprefix("file://"), "reused": trained.reused, **trained.report}
+    shown = mlflow.page(trained.run) if world.rank == 0 else None
+    return told if shown is None else {**told, "tracking": shown}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -73,6 +73,17 @@ def finish(process: subprocess.Popen[bytes] | None, run: str, folder: Path) -> N
         log.warning(without_password(f"MLflow at {uri} is slow: {advice(run)}"))
 
 
+def page(run: str) -> str | None:
+    """Where a person sees the run on the server; None where it was sent to none that has pages."""
+    try:
+        sent = json.loads(store.read_bytes(store.join(run, SENT)))
+    except FileNotFoundError:
+        return None
+    if "experiment" not in sent or not sent["uri"].startswith("http"):
+        return None
+    return f"{without_password(sent['uri'])}/#/experiments/{sent['experiment']}/runs/{sent['run_id']}"
+
+
 def without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
@@ -150,7 +161,7 @@ def begin(folder: Path, uri: str) -> tuple[MlflowClient, str]:
     if sent.get("uri") != uri:
         name = os.environ.get("MLFLOW_RUN_NAME", folder.name)
         run = client.create_run(_experiment(client, described["recipe"]), run_name=name)
-        sent = {"uri": uri, "run_id": run.info.run_id, "step": NOT_DESCRIBED}
+        sent = {"uri": uri, "run_id": run.info.run_id, "step": NOT_DESCRIBED, "experiment": run.info.experiment_id}
         _keep(folder, sent)
     run_id: str = sent["run_id"]
     if sent["step"] == NOT_DESCRIBED:

@@ -82,12 +82,18 @@ def assert_each_step_once(client: MlflowClient, run_id: str, run: Path) -> None:
 
 
 def test_a_run_is_shown_with_its_parameters_dataset_figures_and_model(
-    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     run = folder / "whole"
-    assert cli.main(arguments(folder, "whole", "--seed", "3")) == 0
+    assert cli.main([*arguments(folder, "whole", "--seed", "3"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
     client, shown = on_server(server, run)
+    assert told["tracking"] == f"{server.uri}/#/experiments/{shown.info.experiment_id}/runs/{shown.info.run_id}"
     assert shown.info.status == "FINISHED"
     assert client.get_experiment(shown.info.experiment_id).name == "linear"
     assert shown.data.params["seed"] == "3"
