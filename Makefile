@@ -33,6 +33,7 @@ test-dags: $(VENV)/.dev $(AIRFLOW)/.made  ## the pipelines in a real Airflow, wh
 
 soak: $(VENV)/.dev $(AIRFLOW)/.made  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
 	@$(BIN)/python -m pytest -p tests.note -m "soak $(ONLY)" tests
+	$(if $(ONLY),,@for n in $$(seq $${KILLS:-2}); do $(BIN)/python -m pytest -p tests.note -m dags tests/dags || exit 1; done)
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -54,7 +54,8 @@ def test_an_unknown_command_is_an_argument_error(capsys: pytest.CaptureFixture[s
     [
         (["verify"], "the following arguments are required: URL"),
         (["verify", "x", "--nothing"], "unrecognized arguments: --nothing"),
-        (["etl", "digits"], "the following arguments are required: --raw, --out"),
+        (["etl", "digits"], "the following arguments are required: --out"),
+        (["etl", "digits", "--out", "x"], "one of the arguments --raw --rows-of is required"),
         (["train", "digits", "--data", "x", "--out", "y", "--epochs", "many"], "invalid int value: 'many'"),
     ],
 )
