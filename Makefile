@@ -29,11 +29,11 @@ test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, w
 	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster
 
 test-dags: $(VENV)/.dev $(AIRFLOW)/.made  ## the pipelines in a real Airflow, which they start and stop
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "dags and not soak" tests/dags
+	@$(BIN)/python -m pytest -m "dags and not soak" tests/dags
 
 soak: $(VENV)/.dev $(AIRFLOW)/.made  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
-	@$(BIN)/python -m pytest -p tests.note -m "soak $(ONLY)" tests
-	$(if $(ONLY),,@for n in $$(seq $${KILLS:-2}); do $(BIN)/python -m pytest -p tests.note -m dags tests/dags || exit 1; done)
+	@$(BIN)/python -m pytest -p tests.note -m "soak $(ONLY)" $(or $(WHERE),tests)
+	$(if $(ONLY)$(WHERE),,@for n in $$(seq $${KILLS:-2}); do $(BIN)/python -m pytest -p tests.note -m dags tests/dags || exit 1; done)
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
