@@ -5,7 +5,8 @@ them, and what is done about it; the counts are those of the card:
 
 - 406,829 lines write the customer as `17850.0`: once a table of floating-point numbers. A fix takes the `.0` off.
 - 135,080 lines have no customer. They are sales nevertheless: kept with customer 0, and a warning says how many. A data
-  set about customers leaves them out.
+  set about customers leaves them out. Single days have more than half without one, so that a share above 30 % is told
+  and does not end the job.
 - 1,454 lines have no description, of these all without a customer: kept with an empty one.
 - 10,624 lines have a negative quantity: 9,288 of invoices whose number begins with C, which take an earlier one back,
   and 1,336 corrections of the stock. Kept, since sums are right only with them, and warned of.
@@ -74,6 +75,7 @@ rules = (
         "count_if(CustomerID is null) <= 0.3 * count(*)",
         "at most 30 % of the lines may lack the customer",
         shown="round(count_if(CustomerID is null) / count(*), 3)",
+        severity="warn",
     ),
 )
 
