@@ -5,7 +5,7 @@ Airflow's environment. The tasks are the scheduler's, and so is what they make.
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import DAG
@@ -34,8 +34,8 @@ def _run_after(dag: DAG, moment: datetime) -> datetime:
         return moment
     from croniter import croniter
 
-    due: datetime = croniter(dag.timetable.expression, moment - timedelta(seconds=1)).get_next(datetime)
-    return due if due > moment else croniter(dag.timetable.expression, moment).get_next(datetime)
+    due: datetime = croniter(dag.timetable.expression, moment).get_next(datetime)
+    return due
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from dags import seen
 from dags.settings import Launcher, Pipeline
-from penstock.errors import PenstockError
+from penstock.errors import PREEMPTED, PenstockError
 
-PREEMPTED = 75
 AGAIN_AFTER = timedelta(seconds=10)
 
 

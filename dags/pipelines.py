@@ -18,8 +18,8 @@ from dags import seen, settings
 from dags.launch import as_failure, launch
 from dags.settings import Pipeline
 from dags.spark import SubmitEtl, SubmitRowsForReleased
+from penstock.errors import NOT_RELEASED
 
-NOT_RELEASED = 3  # the exit code of `penstock release` for a model that is kept and not released
 VERSION = "{{ ti.xcom_pull('choose')['version'] }}"
 
 

@@ -19,13 +19,13 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cluster.daemons import free_port
 from dags.api import Api, send
 from dags.settings import SHIPPED, VARIABLE, default_path
 
@@ -46,20 +46,13 @@ class Airflow:
     """The three services, as processes of this one."""
 
     def __init__(self, home: Path, pipelines: Path = SHIPPED, port: int = 0, **settings: str) -> None:
-        self.home, self.port = home.resolve(), port or self.free_port()
+        self.home, self.port = home.resolve(), port or free_port()
         self.address = f"http://{HOST}:{self.port}"
         self.home.mkdir(parents=True, exist_ok=True)
         self.secrets = _secrets(self.home / "secrets.json")
         self.api = Api(self.address, USER, self.secrets["password"])
         self.environment = self._environment(pipelines, settings)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    @staticmethod
-    def free_port() -> int:
-        with socket.socket() as found:
-            found.bind((HOST, 0))
-            port: int = found.getsockname()[1]
-        return port
 
     def _environment(self, pipelines: Path, settings: Mapping[str, str]) -> dict[str, str]:
         passwords, bin_ = self.home / "passwords.json", self.home / "bin"

@@ -21,7 +21,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from types import NoneType, UnionType
@@ -132,7 +132,7 @@ def _made(kind: type[Made], said: Mapping[str, Any], where: str) -> Made:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise PenstockError(f"{where}: {name!r} is no setting; {'did you mean ' + near[0] if near else known}?")
-    required = [f.name for f in fields(kind) if repr(f.default) == repr(f.default_factory)]  # type: ignore[arg-type]
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     if missing := [name for name in required if name not in said]:
         raise PenstockError(f"{where}: lacks {', '.join(missing)}")
     return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in said.items()})

@@ -112,7 +112,8 @@ def etl(
         files = again.files
     else:
         with console.step("take stock of the raw files"):
-            files = store.inventory(raw_url, _known_checksums(clean_folder))
+            known = cards.versions(clean_folder)
+            files = store.inventory(raw_url, _known_checksums(known))
     transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
     how = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
@@ -122,7 +123,9 @@ def etl(
         clean_version, version = json_digest([*said, keep_clean]), json_digest([*said, transforms])
     else:
         keep_clean, clean_version = True, json_digest([*said, str(interval)])
-        earlier = again.window if again else window.before(clean_folder, interval, dataset_recipe.window, settings)
+        earlier = (
+            again.window if again else window.before(known, clean_folder, interval, dataset_recipe.window, settings)
+        )
         built_from = [*(card.version for card in earlier.cards), clean_version]
         version = json_digest([settings, str(interval), built_from, transforms])
     if again is not None and clean_version != again.card.version:
@@ -483,9 +486,9 @@ def _raw_bytes(earlier: Window) -> int:
     return sum(file["num_bytes"] for card in earlier.cards for file in card.lineage["raw_files"])
 
 
-def _known_checksums(clean_folder: str) -> dict[tuple[str, int, str], str]:
+def _known_checksums(known: Sequence[Card | CleanCard]) -> dict[tuple[str, int, str], str]:
     """What the clean cards say of their raw files: an unchanged file is not read again for its checksum."""
-    raw_files = [file for card in cards.versions(clean_folder) for file in card.lineage["raw_files"]]
+    raw_files = [file for card in known for file in card.lineage["raw_files"]]
     return {(f["name"], f["num_bytes"], f["modified"]): f["sha256"] for f in raw_files if f["modified"]}
 
 

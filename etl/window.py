@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from penstock import card as cards
 from penstock import store
-from penstock.card import CleanCard
+from penstock.card import Card, CleanCard
 from penstock.errors import DatasetError
 from penstock.interval import Interval
 from penstock.store import RawFile
@@ -49,8 +49,11 @@ def made_from(dataset_url: str, version: str) -> MadeFrom:
     return MadeFrom(last, last.lineage["raw_url"], files, interval, Window(others, otherwise))
 
 
-def before(clean_folder: str, interval: Interval, length: timedelta | None, settings: str) -> Window:
-    """The clean intervals that lie within `length` of the end of `interval`; None: all that end by then.
+def before(
+    known: Sequence[Card | CleanCard], clean_folder: str, interval: Interval, length: timedelta | None, settings: str
+) -> Window:
+    """Of the cards `known` in `clean_folder`, oldest first, those of the clean intervals within `length` of the
+    end of `interval`; None: all that end by then.
 
     Of an interval that was cleaned several times, as where its raw data came anew, the newest counts. `settings` is
     the digest of all but the raw data that decides what a clean row is.
@@ -59,7 +62,7 @@ def before(clean_folder: str, interval: Interval, length: timedelta | None, sett
     """
     newest: dict[Interval, CleanCard] = {}
     others: set[Interval] = set()
-    for card in cards.versions(clean_folder):
+    for card in known:
         if not isinstance(card, CleanCard) or card.data is None or "interval" not in card.lineage:
             continue
         found = Interval.parse(card.lineage["interval"])

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Self
 
 IN_LOGS = "in logs: "
+NOT_RELEASED, PREEMPTED = 3, 75  # exit codes that a scheduler acts on; penstock/command.py has all
 
 
 class PenstockError(ValueError):
@@ -62,4 +63,4 @@ class Preempted(Exception):
     def __init__(self, signum: int, done: str = "before its first step") -> None:
         super().__init__(f"{signal.Signals(signum).name}: stopped {done}; the same command goes on from there")
         self.signum = signum
-        self.exit_code = {signal.SIGTERM: 75, signal.SIGINT: 130}[signal.Signals(signum)]
+        self.exit_code = {signal.SIGTERM: PREEMPTED, signal.SIGINT: 130}[signal.Signals(signum)]

@@ -20,7 +20,7 @@ import torch
 from penstock import command, log, store
 from penstock import released as releases
 from penstock.console import Console
-from penstock.errors import PenstockError, RunError
+from penstock.errors import NOT_RELEASED, PenstockError, RunError
 from penstock.overview import say_table
 from penstock.released import POINTER, Switch
 from train import paired
@@ -29,7 +29,6 @@ from train.distributed import choose_device
 from train.finished import Finished, load
 from train.paired import Interval
 
-KEPT = 3  # exit code
 NUM_SHOWN = 10  # classes
 
 
@@ -317,7 +316,7 @@ def work(arguments: argparse.Namespace, console: Console) -> JSON:
 
 
 def code(told: Mapping[str, Any]) -> int:
-    return 0 if told["released"] else KEPT
+    return 0 if told["released"] else NOT_RELEASED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

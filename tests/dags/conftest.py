@@ -17,7 +17,9 @@ from urllib.parse import quote
 
 import pytest
 
-from dags.serve import PYTHON, ROOT, Airflow, make_demo
+from cluster.daemons import free_port
+from dags.serve import PYTHON, Airflow, make_demo
+from penstock.interval import Interval
 
 TIMEOUT_S = 600  # of a machine that is busy
 # Found in seconds and not in minutes: a worker that is gone, a DAG that is due.
@@ -62,7 +64,10 @@ class Site:
         moment = None if date is None else f"{date}T00:00:00Z"
         body = {"logical_date": moment, "conf": dict(conf or {})}
         if date is not None:
-            body |= {"data_interval_start": moment, "data_interval_end": f"{_next_day(date)}T00:00:00Z"}
+            body |= {
+                "data_interval_start": moment,
+                "data_interval_end": f"{Interval.parse(date).end:%Y-%m-%d}T00:00:00Z",
+            }
         return str(self.api("POST", f"dags/{dag}/dagRuns", body)["dag_run_id"])
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
@@ -104,13 +109,6 @@ class Site:
         return found
 
 
-def _next_day(date: str) -> str:
-    from datetime import date as day
-    from datetime import timedelta
-
-    return (day.fromisoformat(date) + timedelta(days=1)).isoformat()
-
-
 def wait_for(holds: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout
     while not holds():
@@ -144,7 +142,7 @@ def postgres() -> Iterator[str | None]:
     if os.geteuid() == 0:  # it refuses root
         shutil.chown(folder, "nobody")
         user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    port = Airflow.free_port()
+    port = free_port()
     try:
         line = [*user, str(bins[0] / "initdb"), "-U", "airflow", "--auth=trust", "-D", str(folder / "data")]
         subprocess.run(line, check=True, capture_output=True, cwd=folder)
@@ -191,6 +189,3 @@ def starts(run: Path) -> int:
     """How often a run was started: 1 where nothing interrupted it."""
     file = run / "starts.jsonl"
     return len(file.read_text().splitlines()) if file.exists() else 0
-
-
-__all__ = ["ROOT", "Site", "processes", "read_json", "site", "starts", "wait_for"]

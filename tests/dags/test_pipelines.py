@@ -25,7 +25,7 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 import pytest
 
-from dags.serve import Airflow
+from cluster.daemons import free_port
 from penstock import card as cards
 from penstock.card import Card, CleanCard
 from penstock.console import Console
@@ -154,7 +154,7 @@ def box() -> Iterator[str]:
         yield ""
         return
     with tempfile.TemporaryDirectory(prefix="penstock-sshd-") as name:
-        folder, port = Path(name), Airflow.free_port()
+        folder, port = Path(name), free_port()
         for key in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
         if os.geteuid() == 0:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.daemons import free_port
 from dags.api import Api
-from dags.serve import ROOT, Airflow
+from dags.serve import ROOT
 from penstock.card import Card, versions
 from penstock.released import released
 from tests.dags.conftest import processes, wait_for
@@ -24,7 +25,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 @pytest.mark.dags
 def test_airflow_starts_with_the_demo_and_ctrl_c_stops_all_of_it(airflow_python: Path, tmp_path: Path) -> None:
-    port, home = Airflow.free_port(), tmp_path / "home"
+    port, home = free_port(), tmp_path / "home"
     line = [sys.executable, "-m", "dags.serve", "--home", str(home), "--port", str(port)]
     said = tmp_path / "said"
     with said.open("wb") as out:
