@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ AS_ETL_WRITES = {
 }
 
 
-def publish(folder: Path, schema: Schema, files: Iterable[Sequence[Columns]]) -> Path:
+def publish(folder: Path, schema: Schema, files: Iterable[Iterable[Columns]]) -> Path:
     """One split, `train`, of files of row groups. Returns the folder of its Parquet files."""
     data_url = f"file://{folder}/{DATA}"
     arrow = pa.schema([(field.name, field.arrow_type) for field in schema.fields])  # which may hold nulls, as ETL's

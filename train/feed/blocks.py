@@ -119,7 +119,8 @@ class BlockReader:
 
         groups = [piece.group for piece in pieces]
         shuffled = [self._shuffled.get(group, part) for group, part in zip(groups, parts, strict=True)]
-        batches: dict[str, Any] = {WEIGHT: torch.full((num_batches, num_rows // num_batches), weight)}
+        weights = self._buffers.take(num_rows * 4).view(torch.float32).view(num_batches, -1).fill_(weight)
+        batches: dict[str, Any] = {WEIGHT: weights}
         with self._timings("assemble"):
             for field in self._narrow:
                 chosen = [s.columns[field.name][p.start : p.stop] for s, p in zip(shuffled, pieces, strict=True)]
