@@ -19,7 +19,7 @@ from penstock.console import Console
 from penstock.recipe import find
 from recipes.shakespeare import model
 from tests.conftest import SHARED_DATA
-from tests.recipes.language import train_and_resume
+from tests.recipes.resuming import train_and_resume
 from train.feed import Feed
 from train.random import drawing
 

@@ -18,7 +18,7 @@ from penstock import cli
 from penstock.console import Console
 from penstock.recipe import find
 from tests.conftest import SHARED_DATA
-from tests.recipes.language import train_and_resume
+from tests.recipes.resuming import train_and_resume
 
 LINES = [
     'ham\tHe said "call 07700 900123" twice',

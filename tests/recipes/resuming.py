@@ -1,4 +1,4 @@
-"""What the end-to-end tests of language recipes share: train, lose the last checkpoint, and go on to the same bits."""
+"""What the end-to-end tests of recipes share: train, lose the last checkpoint, and go on to the same bits."""
 
 from __future__ import annotations
 
