@@ -1,18 +1,23 @@
-"""A finished run's model as one file for serving: `penstock export RUN --to onnx` or `--to torch`.
+"""A finished run's model as one file for serving: `penstock export RUN --to onnx`, `--to torch` or `--to keras`.
 
 The exported model takes the fields of a batch as the dataset holds them, and returns what the network does: the
 recipe's `prepare` is part of it, so that nobody standardises twice or not at all. Batches may have any size. The file
 is there only once it gave the outputs of the model itself on rows of the dataset, where that can be reached.
+
+A `.keras` file is the recipe's Keras model and nothing else: there `prepare` may give types and pick fields, and what
+standardises is a layer.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -36,8 +41,9 @@ from train.feed import Feed
 from train.feed.blocks import LENGTH
 from train.finished import Finished, load
 
-SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
-NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "keras": ".keras"}
+NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "keras": ("keras",)}
+EXTRA = {"onnx": "train,export", "keras": "keras"}
 CHECKED_ROWS, CHECKED_BATCH = 1000, 250
 TOLERANCE = 1e-4  # of the largest output of a batch, or of 1: float32 summed in another order
 EXAMPLE = 2  # rows, and elements of a list, to trace with: 0 and 1 would be taken for fixed sizes
@@ -68,7 +74,7 @@ def export(
     model cannot be exported, or the exported one gives other outputs; what was at `out` is then still there.
     """
     if lacking := [name for name in NEEDED[to] if importlib.util.find_spec(name) is None]:
-        raise RunError(f"--to {to} needs {', '.join(lacking)}; install with: pip install 'penstock[train,export]'")
+        raise RunError(f"--to {to} needs {', '.join(lacking)}; install with: pip install 'penstock[{EXTRA[to]}]'")
     for name in ("torch.fx", "torch.onnx"):  # what matters is raised; else one reads of torchvision's absence
         logging.getLogger(name).setLevel(logging.CRITICAL)
     finished = load(run)
@@ -79,11 +85,13 @@ def export(
     about = {f"penstock.{name}": str(finished.described[name]) for name in ("recipe", "dataset_version", "contract")}
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
         with console.step(f"export to {to}"):
-            example = fields_read(finished)
-            sizes = _sizes(example, finished.card.schema)
-            program = _trace(module, example, sizes, run)
-            write = _write_onnx if to == "onnx" else _write_torch
-            exported = write(program, sizes, Path(folder) / name, about)
+            example, file = fields_read(finished), Path(folder) / name
+            if to == "keras":
+                exported = _write_keras(finished, file, about)
+            else:
+                sizes = _sizes(example, finished.card.schema)
+                program = _trace(module, example, sizes, run)
+                exported = (_write_onnx if to == "onnx" else _write_torch)(program, sizes, file, about)
         told = _compare(module, exported, list(example), finished, data_url, version)
         for file in sorted(Path(folder).iterdir(), reverse=True):  # a large model's `….onnx.data` before its `….onnx`
             store.put(file, store.join(place, file.name))
@@ -167,6 +175,30 @@ def _write_onnx(program: ExportedProgram, sizes: Any, file: Path, about: Mapping
     ]
 
 
+def _write_keras(finished: Finished, file: Path, about: Mapping[str, str]) -> Exported:
+    from train.models.keras import KerasModel, keras
+
+    if not isinstance(finished.model, KerasModel):
+        raise RunError(f"{finished.run}: --to keras is for a model of Keras, and this is none; use --to onnx or torch")
+    finished.model.keras_model().save(file)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("penstock.json", json.dumps(about))
+    with keras.device("cpu"):
+        model = keras.saving.load_model(file, compile=False)
+
+    def exported(fields: Fields) -> list[Tensor]:
+        with keras.device("cpu"):
+            try:
+                return tree_leaves(model(fields if len(fields) > 1 else next(iter(fields.values())), training=False))
+            except ValueError as error:  # of other shapes
+                raise RunError(
+                    f"{finished.run}: the Keras model does not take the fields {', '.join(fields)} as the dataset has "
+                    f"them ({_line(error)}); make what prepare does a part of it"
+                ) from error
+
+    return exported
+
+
 def _compare(
     module: FromFields,
     exported: Exported,
@@ -224,8 +256,10 @@ def parser() -> argparse.ArgumentParser:
         "penstock export /data/runs/1 --to onnx",
     )
     made.add_argument("run", metavar="RUN", help="the folder of a finished run, local or a URL")
-    made.add_argument("--to", required=True, choices=sorted(SUFFIX), help="an ONNX file, or a torch.export program")
-    made.add_argument("--out", metavar="FILE", help="default: RUN/model.onnx, RUN/model.pt2; replaced if it is there")
+    made.add_argument(
+        "--to", required=True, choices=sorted(SUFFIX), help="an ONNX file, a torch.export program, or a .keras file"
+    )
+    made.add_argument("--out", metavar="FILE", help="default: RUN/model.onnx, .pt2 or .keras; replaced if it is there")
     made.add_argument("--data", metavar="URL", help="where to take rows to compare on; default: the run's dataset")
     made.add_argument("--version", help="of --data; default: the newest")
     return made

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,7 @@ def _train(
     with distributed.together(world):
         model_recipe, card = recipe.model(), cards.load(data_url, version)
         torch.manual_seed(config.seed)
+        random.seed(config.seed)  # Keras draws first weights from it
         model = model_recipe.build_model(config, card)
         seed_dropout_by_row(model)
         acceleration.prepare(model, config.precision, world.device)

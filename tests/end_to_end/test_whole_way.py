@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +159,15 @@ def test_the_guide_to_a_recipe_of_ones_own_works_word_for_word(tmp_path: Path) -
         path.write_text(body)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     printed = ""
-    for command in (tmp_path / "commands.sh").read_text().strip().splitlines():
+    scripts = ["commands.sh", "keras.sh"] if find_spec("keras") else ["commands.sh"]
+    for command in [line for name in scripts for line in (tmp_path / name).read_text().strip().splitlines()]:
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         printed += done.stdout
     assert re.search(r"quarantined +10\n", printed)
     predictions = pq.read_table(tmp_path / "scored.parquet")
     assert predictions.column_names == ["machine", "split", "prediction", "score"]
+    assert "keras.sh" not in scripts or (tmp_path / "keras_run" / "model.keras").is_file()
 
 
 @pytest.mark.soak
