@@ -1,6 +1,7 @@
 """MNIST from its idx files to tested models: the mnist recipe's accuracy, seconds per epoch and data stall.
 
     python -m bench.mnist --raw ../shared/data/mnist [--seeds 5] [--models mlp,cnn] [--epochs 5] [--keep DIR]
+    python -m bench.mnist --raw ../shared/data/mnist --recipe mnist_keras
 
 One ETL, then a run per model and seed over all 60,000 training pictures (train+val, as every choice was made on val
 before), each tested once on the 10,000 test pictures. Accuracy is the mean over the seeds, beside the standard
@@ -26,17 +27,16 @@ from etl.run import etl
 from penstock import command
 from penstock.console import Console
 from penstock.errors import RunError
-from penstock.recipe import find
+from penstock.recipe import Recipe, find
 from train.config import TrainConfig
 from train.distributed import World, choose_device
 from train.run import train
 
 
 def measure(
-    raw: str, configs: Mapping[str, TrainConfig], num_seeds: int, folder: Path, console: Console
+    recipe: Recipe, raw: str, configs: Mapping[str, TrainConfig], num_seeds: int, folder: Path, console: Console
 ) -> dict[str, list[Mapping[str, Any]]]:
     """Per model the reports of its runs, one per seed from 0."""
-    recipe = find("mnist")
     dataset = str(folder / "dataset")
     version = etl(recipe, raw, dataset, console).card.version
     reports: dict[str, list[Mapping[str, Any]]] = {name: [] for name in configs}
@@ -53,12 +53,12 @@ def measure(
 def work(arguments: Namespace, console: Console) -> dict[str, Any]:
     if arguments.seeds < 1:
         raise RunError(f"--seeds must be 1 or more, found {arguments.seeds}")
-    names = arguments.models.split(",")
-    config = find("mnist").model().config
+    names, recipe = arguments.models.split(","), find(arguments.recipe)
+    config = recipe.model().config
     configs = {name: replace(config(name), epochs=arguments.epochs, train_split="train+val") for name in names}
     keep = Path(arguments.keep).expanduser().absolute() if arguments.keep else None
     with nullcontext(keep) if keep else tempfile.TemporaryDirectory(prefix="bench-mnist-") as folder:
-        reports = measure(arguments.raw, configs, arguments.seeds, Path(folder), console)
+        reports = measure(recipe, arguments.raw, configs, arguments.seeds, Path(folder), console)
 
     accuracies = {name: [report["test"]["accuracy"] for report in reports[name]] for name in names}
     mean = {name: statistics.mean(found) for name, found in accuracies.items()}
@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = command.parser("bench mnist", __doc__ or "", "python -m bench.mnist --raw ../shared/data/mnist")
     made.prog = "python -m bench.mnist"
     made.add_argument("--raw", required=True, metavar="URL", help="the folder of MNIST's idx files")
+    made.add_argument("--recipe", default="mnist", help="mnist, or mnist_keras")
     made.add_argument("--seeds", type=int, default=5, help="runs per model")
     made.add_argument("--models", default="mlp,cnn", help="one or more of the recipe's, with commas")
     made.add_argument("--epochs", type=int, default=5)

@@ -6,6 +6,7 @@ one thread they moved by 1.3e-6 at most. A change that is meant shows the new on
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ STEPS = 10
 GOLDEN = {
     ("mnist", "mlp"): "2.34938 2.23081 3.03848 3.50704 3.11507 3.37084 2.60726 2.13147 1.88014 1.83204",
     ("mnist", "cnn"): "2.24427 3.43291 2.82793 3.23651 2.60027 2.47073 2.19266 1.72204 1.46658 1.25488",
+    ("mnist_keras", "mlp"): "2.89769 5.93102 4.49723 5.55667 6.49026 6.99531 5.78900 5.28896 4.37992 3.43881",
+    ("mnist_keras", "cnn"): "2.34299 2.64450 2.62710 2.54608 2.62900 2.30786 1.85828 1.71310 1.82119 1.64714",
     ("digits", "cnn"): "2.31004 2.25766 2.23230 2.23736 2.10106 1.99688 1.99765 1.97705 1.83590 1.75925",
 }
 MNIST = Schema(
@@ -60,6 +63,12 @@ def golden(recipe: str, model: str) -> object:
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_mnist(pictures: Path, tmp_path: Path, model: str) -> None:
     assert losses("mnist", model, pictures, tmp_path / "run") == golden("mnist", model)
+
+
+@pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed: pip install 'penstock[keras]'")
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_mnist_keras(pictures: Path, tmp_path: Path, model: str) -> None:
+    assert losses("mnist_keras", model, pictures, tmp_path / "run") == golden("mnist_keras", model)
 
 
 def test_digits(built_digits: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Handwritten digits, 28x28, with Keras."""
