@@ -1,6 +1,6 @@
 """The recipes' figures: each trained from its raw data with several seeds, beside a baseline, on test rows.
 
-    python -m bench.recipes [--recipes sms_spam,shakespeare] [--data ../shared/data] [--seeds 3] [--keep DIR]
+    python -m bench.recipes [--recipes sms_spam,spoken_digits] [--data ../shared/data] [--seeds 3] [--keep DIR]
 
 Every choice was made on val before: runs train on train+val, and test rows are looked at once, here. For each metric
 the mean and the standard deviation over the seeds; seconds are those of training one run. With --keep an interrupted
@@ -21,20 +21,19 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import penstock
 from bench.environment import cpu_name
 from bench.feed import chosen
 from bench.ngrams import NGrams
 from etl.run import etl
-from penstock import command
+from penstock import card as cards
+from penstock import command, store
 from penstock.console import Console
 from penstock.errors import RunError
 from penstock.recipe import Recipe, find
+from recipes.spoken_digits.dataset import SPEAKERS
 from train.distributed import World, choose_device
 from train.predict import predict
 from train.run import train
@@ -71,8 +70,9 @@ class Bench:
         return str(out), trained.report
 
 
-def rows_of(dataset: str, split: str | None, columns: Sequence[str]) -> pa.Table:
-    return penstock.read(dataset, split, columns=columns, as_="arrow")
+def rows_of(dataset: str, split: str, columns: Sequence[str]) -> pa.Table:
+    card = cards.load(dataset)
+    return pq.read_table(store.join(dataset, card.data, f"split={split}"), columns=list(columns))
 
 
 def of_time(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -111,100 +111,18 @@ def sms_spam(bench: Bench) -> Found:
 
 
 def rotated(recipe: Recipe, folder: Path, fold: int) -> Recipe:
-    """The same recipe with another fifth of the rows for test: a folder of two lines."""
-    name = f"{recipe.name}_fold{fold}"
-    there = folder / "folds" / name
+    """The same recipe with another fifth of the rows for test."""
+    split = f'replace(split, shares={{"test": 0.2, "train": 0.7, "val": 0.1}}, rotate={fold / FOLDS})'
+    return changed(recipe, folder, f"fold{fold}", f"from dataclasses import replace\nsplit = {split}")
+
+
+def changed(recipe: Recipe, folder: Path, name: str, code: str) -> Recipe:
+    """The same recipe with these lines at the end of its dataset.py."""
+    there = folder / "folds" / f"{recipe.name}_{name}"
     there.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"from dataclasses import replace\nfrom recipes.{recipe.name}.dataset import *",
-        f'split = replace(split, shares={{"test": 0.2, "train": 0.7, "val": 0.1}}, rotate={fold / FOLDS})\n',
-    ]
-    (there / "dataset.py").write_text("\n".join(lines))
+    (there / "dataset.py").write_text(f"from recipes.{recipe.name}.dataset import *\n{code}\n")
     (there / "model.py").write_text(f"from recipes.{recipe.name}.model import *\n")
     return find(str(there))
-
-
-def credit_default(bench: Bench) -> Found:
-    """Five splits, each with another fifth as test rows; a seed's figures are the means over the splits."""
-    from sklearn.metrics import roc_auc_score
-
-    splits = [rotated(find("credit_default"), bench.folder, fold) for fold in range(FOLDS)]
-    datasets = [bench.dataset(recipe) for recipe in splits]
-    labels = {row["client"]: row["default"] for row in rows_of(datasets[0], None, ["client", "default"]).to_pylist()}
-    per_seed: list[dict[str, float]] = []
-    for seed in range(bench.seeds):
-        reports, found = [], []
-        for recipe, dataset in zip(splits, datasets, strict=True):
-            run, report = bench.run(recipe, dataset, seed)
-            reports.append(report)
-            predict(run, dataset, f"{run}/predictions.parquet", bench.console, splits=["test"])
-            said = pq.read_table(f"{run}/predictions.parquet")
-            pair = np.array([labels[client] for client in said["client"].to_pylist()]), said["score"].to_numpy()
-            found.append({"auc": roc_auc_score(*pair), "calibration_error": calibration_error(*pair)})
-        times = of_time(reports)
-        means = {name: statistics.mean(figures[name] for figures in found) for name in found[0]}
-        per_seed.append({**means, "seconds": times["seconds"] / FOLDS, "data_stall": times["data_stall"]})
-    baselines = [on_features(dataset) for dataset in datasets]
-    names = baselines[0]
-    over_splits = {name: statistics.mean(figures[name] for figures in baselines) for name in names}
-    bench.console.say(f"credit_default, baselines: {', '.join(f'{n} {over_splits[n]:.4f}' for n in names)}")
-    best = max(over_splits, key=lambda name: over_splits[name])
-    return Found(over_seeds(per_seed), {"auc": over_splits[best]})
-
-
-def calibration_error(labels: npt.NDArray[Any], scores: npt.NDArray[Any], num_bins: int = 15) -> float:
-    """Σ n_b / n · |mean label - mean score| over bins of as many rows each, by score: what is expected of a row.
-
-    Source: Naeini, Cooper & Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015.
-    """
-    bins = np.array_split(np.argsort(scores, kind="stable"), num_bins)
-    return float(sum(len(rows) * abs(labels[rows].mean() - scores[rows].mean()) for rows in bins) / len(scores))
-
-
-def on_features(dataset: str) -> dict[str, float]:
-    """AUC of gradient boosting and of logistic regression on the same columns; their settings are chosen on val."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
-
-    frames = {split: penstock.read(dataset, split) for split in ("train", "val", "test", "train+val")}
-    rows = {split: (np.stack(frame["features"]), frame["default"].to_numpy()) for split, frame in frames.items()}
-    trees = [
-        HistGradientBoostingClassifier(
-            learning_rate=rate,
-            max_iter=150,
-            max_leaf_nodes=15,
-            min_samples_leaf=40,
-            l2_regularization=5,
-            random_state=0,
-        )
-        for rate in (0.02, 0.04, 0.08)
-    ]
-    linear = [LogisticRegression(C=c, max_iter=1000) for c in (0.01, 0.1, 1.0)]
-
-    def auc(model: Any, fitted_on: str, tested_on: str) -> float:
-        features, labels = rows[tested_on]
-        return float(roc_auc_score(labels, model.fit(*rows[fitted_on]).predict_proba(features)[:, 1]))
-
-    kinds = {"gradient boosting": trees, "logistic regression": linear}
-    chosen = {name: max(models, key=lambda model: auc(model, "train", "val")) for name, models in kinds.items()}
-    return {name: auc(model, "train+val", "test") for name, model in chosen.items()}
-
-
-def mnist(bench: Bench) -> Found:
-    """The residual network on the official test pictures; logistic regression on pixels beside it."""
-    from sklearn.linear_model import LogisticRegression
-
-    recipe = find("mnist")
-    dataset = bench.dataset(recipe)
-    per_seed = []
-    for seed in range(bench.seeds):
-        _, report = bench.run(recipe, dataset, seed, "residual")
-        per_seed.append({"accuracy": report["test"]["accuracy"], **of_time([report])})
-    frames = [penstock.read(dataset, split) for split in ("train+val", "test")]
-    (pixels, labels), test = ((np.stack(f["image"]).reshape(len(f), -1) / 255, f["label"].to_numpy()) for f in frames)
-    linear = LogisticRegression(C=0.1, max_iter=200).fit(pixels, labels)
-    return Found(over_seeds(per_seed), {"accuracy": float(linear.score(*test))})
 
 
 def tf_idf(dataset: str) -> dict[str, int]:
@@ -250,15 +168,53 @@ def shakespeare(bench: Bench) -> Found:
     return Found(over_seeds(per_seed), {f"{model}_nats_per_character": five for model in ("characters", "byte_pairs")})
 
 
+def spoken_digits(bench: Bench) -> Found:
+    """Accuracy on the official test rows; and with each speaker held out once, of which the deviation is over them."""
+    recipe = find("spoken_digits")
+    dataset = bench.dataset(recipe)
+    reports = [bench.run(recipe, dataset, seed)[1] for seed in range(bench.seeds)]
+    official = [{"official_accuracy": report["test"]["accuracy"], **of_time([report])} for report in reports]
+    held, nearest = {}, {}
+    for i, speaker in enumerate(SPEAKERS):
+        without = held_out(recipe, bench.folder, speaker)
+        url = bench.dataset(without)
+        held[f"held_out_{speaker}"] = bench.run(without, url, i % bench.seeds)[1]["test"]["accuracy"]
+        nearest[f"held_out_{speaker}"] = nearest_centroid(url)
+    found = {**over_seeds(official), "held_out_accuracy": [*held.values()], **{name: [f] for name, f in held.items()}}
+    means = {"official_accuracy": nearest_centroid(dataset), "held_out_accuracy": statistics.mean(nearest.values())}
+    return Found(found, means | nearest)
+
+
+def held_out(recipe: Recipe, folder: Path, speaker: str) -> Recipe:
+    """The same recipe with all of a speaker as test rows."""
+    code = f'from functools import partial\nclean = partial(held_out, speaker="{speaker}")'
+    return changed(recipe, folder, speaker, code)
+
+
+def nearest_centroid(dataset: str) -> float:
+    """Accuracy of the digit whose mean of the recordings' mean log-mel spectra is the nearest."""
+    import torch
+
+    from recipes.spoken_digits.model import log_mel
+
+    def read(*splits: str) -> tuple[Any, Any]:
+        tables = pa.concat_tables([rows_of(dataset, split, ["samples", "digit"]) for split in splits])
+        samples = torch.frombuffer(bytearray(b"".join(tables["samples"].to_pylist())), dtype=torch.int16)
+        return log_mel(samples.view(len(tables), -1)).mean(dim=(1, 2)), torch.tensor(tables["digit"].to_pylist())
+
+    (known, digits), (asked, expected) = read("train", "val"), read("test")
+    centroids = torch.stack([known[digits == digit].mean(dim=0) for digit in range(10)])
+    return float((torch.cdist(asked, centroids).argmin(dim=1) == expected).float().mean())
+
+
 def over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [figures[name] for figures in per_seed] for name in per_seed[0]}
 
 
 RECIPES: Mapping[str, tuple[str, Callable[[Bench], Found]]] = {
-    "mnist": ("mnist", mnist),
     "sms_spam": ("sms_spam", sms_spam),
     "shakespeare": ("tinyshakespeare", shakespeare),
-    "credit_default": ("credit_default", credit_default),
+    "spoken_digits": ("spoken_digits", spoken_digits),
 }
 
 

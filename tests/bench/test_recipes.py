@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from bench.ngrams import NGrams
-from bench.recipes import calibration_error, rotated
+from bench.recipes import nearest_centroid, rotated
 from penstock.recipe import find
+from tests.train.conftest import write_dataset
 
 
 def test_n_grams_by_hand() -> None:
@@ -42,10 +43,15 @@ def test_folds_are_the_recipe_with_other_test_rows(tmp_path: Path) -> None:
     assert folds[3].model().config() == find("sms_spam").model().config()
 
 
-def test_calibration_error_by_hand() -> None:
-    labels, scores = np.array([0, 0, 0, 1, 1, 0]), np.array([0.1, 0.0, 0.2, 0.9, 0.7, 0.8])
-    assert calibration_error(labels, scores, num_bins=2) == pytest.approx((3 * 0.1 + 3 * abs(2 / 3 - 0.8)) / 6)
-    rng = np.random.default_rng(0)
-    scores = rng.uniform(size=100_000)
-    assert calibration_error(rng.uniform(size=100_000) < scores, scores) < 0.01
-    assert calibration_error(rng.uniform(size=100_000) < scores**2, scores) > 0.1
+def test_the_nearest_centroid_knows_tones_and_no_other_digit_s(tmp_path: Path) -> None:
+    schema = find("spoken_digits").dataset().schema
+
+    def rows(first: int, digits: list[int], tones: list[int]) -> dict[str, object]:
+        hz = 200 + 300 * np.array(tones)[:, None] + first
+        samples = (9000 * np.sin(2 * np.pi * hz * np.arange(8000) / 8000)).astype(np.int16)
+        return {"id": [f"{first}-{i}" for i in range(len(digits))], "samples": samples, "digit": np.array(digits)}
+
+    every = list(range(10))
+    test = rows(20, every, [*every[:7], 9, 8, 7])  # of the last three, 9 and 7 sound like each other
+    splits = {"train": [[rows(0, every, every)]], "val": [[rows(10, every, every)]], "test": [[test]]}
+    assert nearest_centroid(str(write_dataset(tmp_path / "dataset", schema, splits))) == pytest.approx(0.8)
