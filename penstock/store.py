@@ -204,6 +204,15 @@ def num_bytes(url: str) -> int:
         return int(fs.size(path))
 
 
+def stamp(url: str) -> tuple[int, float]:
+    """The size of a file, and when it changed, 0 where the storage does not say. Raises: as `num_bytes`."""
+    fs, path = filesystem(url)
+    with _reading(url):
+        fs.invalidate_cache(path)  # of what an object store was last known to have
+        info = fs.info(path)
+        return int(info["size"]), _modified(info)
+
+
 def remove(url: str) -> None:
     """Removes a file or a folder with all that is in it; nothing happens where there is none."""
     fs, path = filesystem(url)

@@ -4,6 +4,9 @@ Who finds the file of another watches it. One that changes has a holder, and the
 for LEASE_S has none, and is taken over: its own clock is all that a process goes by. A holder that was away for longer
 (stopped, or cut off) finds another name in the file before it next writes anything, and ends. What this leaves open is
 the file that it is writing at that moment.
+
+A file that is as old as when its holder last read its own name there is still that one, also where its bytes cannot be
+read for a while, as where the DataNodes that have them died: its holder writes it anew.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ class Lease:
     def __init__(self, run_url: str, holder: str, dead: str | None, say: Callable[[str], None]) -> None:
         self._run_url, self._url = run_url, store.join(run_url, FILE)
         self._holder, self._dead, self._say, self._number = holder, dead, say, 0
+        self._read_at: tuple[int, float] | None = None  # the stamp of the file in which this holder was last found
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -65,10 +69,14 @@ class Lease:
 
     def check(self) -> None:
         """Raises: RunError where it is held no more; StorageError."""
+        stamp = self._stamp()
+        if stamp is not None and stamp == self._read_at:
+            return
         found = self._read()
         if found is None or _holder(found) != self._holder:
             other = "its lease is gone" if found is None else f"another process ({_holder(found)}) has taken it over"
             raise RunError(f"{self._run_url}: {other}: this one did not answer for {LEASE_S:.0f} s, and ends")
+        self._read_at = stamp
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_S):
@@ -76,6 +84,7 @@ class Lease:
                 self.check()
                 self._number += 1
                 store.replace(self._url, self._content())
+                self.check()
             except RunError:
                 return
             except StorageError:  # the next time, maybe; what must be written has a patience of its own
@@ -83,6 +92,13 @@ class Lease:
 
     def _content(self) -> bytes:
         return f"{self._holder}\n{self._number}\n".encode()
+
+    def _stamp(self) -> tuple[int, float] | None:
+        try:
+            size, changed = store.stamp(self._url)
+        except FileNotFoundError:
+            return None
+        return (size, changed) if changed else None  # not every storage says when
 
     def _read(self) -> bytes | None:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.ngrams import NGrams
-from bench.recipes import nearest_centroid, rotated
+from bench.recipes import calibration_error, nearest_centroid, rotated
 from penstock.recipe import find
 from tests.train.conftest import write_dataset
 
@@ -41,6 +41,15 @@ def test_folds_are_the_recipe_with_other_test_rows(tmp_path: Path) -> None:
     assert folds[3].dataset().schema == whole.schema
     assert folds[3].dataset().private == whole.private
     assert folds[3].model().config() == find("sms_spam").model().config()
+
+
+def test_calibration_error_by_hand() -> None:
+    labels, scores = np.array([0, 0, 0, 1, 1, 0]), np.array([0.1, 0.0, 0.2, 0.9, 0.7, 0.8])
+    assert calibration_error(labels, scores, num_bins=2) == pytest.approx((3 * 0.1 + 3 * abs(2 / 3 - 0.8)) / 6)
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(size=100_000)
+    assert calibration_error(rng.uniform(size=100_000) < scores, scores) < 0.01
+    assert calibration_error(rng.uniform(size=100_000) < scores**2, scores) > 0.1
 
 
 def test_the_nearest_centroid_knows_tones_and_no_other_digit_s(tmp_path: Path) -> None:

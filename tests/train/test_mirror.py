@@ -318,6 +318,23 @@ def test_who_was_away_for_too_long_ends_and_writes_nothing_more(url: str) -> Non
     assert store.read_bytes(store.join(url, lease.FILE)) == b"heir\n0\n"
 
 
+def test_a_holder_keeps_a_file_that_cannot_be_read_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(url: str) -> bytes:
+        raise StorageError(f"{url}: no DataNode gives one of its blocks")
+
+    monkeypatch.setattr(lease, "RENEW_S", 60.0)
+    with Lease(str(tmp_path), "one", None, print) as held:
+        held.check()
+        with monkeypatch.context() as broken:
+            broken.setattr(store, "read_bytes", unreadable)
+            held.check()  # as old as when it was read
+            store.replace(tmp_path / lease.FILE, b"heir\n0\n")
+            with pytest.raises(StorageError, match="no DataNode gives"):
+                held.check()
+        with pytest.raises(RunError, match="heir"):
+            held.check()
+
+
 def test_a_second_process_of_the_machine_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.checkpoint.LOCK_S", 0.1)
     refused = pytest.raises(RunError, match=rf"another process \({os.getpid()} on .* is training")

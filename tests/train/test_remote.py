@@ -217,6 +217,27 @@ def test_errors_that_pass_are_tried_again(
     assert caplog.text.count("trying again") == 1
 
 
+@pytest.mark.parametrize("error", [None, TimeoutError("slow")])
+def test_a_storage_that_is_silent_is_waited_for_aloud(
+    error: Exception | None,
+    dataset: Path,
+    filesystem: type[RemoteFileSystem],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(fetch, "SILENCE_S", 0.05)
+
+    def silent(number: int) -> None:
+        time.sleep(0.3)
+        if error is not None and number == 1:
+            raise error
+
+    filesystem.before_read = staticmethod(silent)
+    assert batches(opened(remote(dataset), fetch_threads=1)) == batches(opened(dataset))
+    assert caplog.text.count("the storage has not answered for 0 s; waiting for it") == 1
+    assert caplog.text.count("trying again") == (error is not None)
+
+
 def test_errors_that_stay_end_in_a_sentence(
     dataset: Path, filesystem: type[RemoteFileSystem], monkeypatch: pytest.MonkeyPatch
 ) -> None:

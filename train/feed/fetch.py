@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ Ranges = tuple[tuple[int, int], ...]  # of a file: (start, stop), ascending
 
 GAP_BYTES, GAP_SHARE = 64 << 10, 0.1  # bytes that nobody wants, or share of a range: read rather than ask twice
 NUM_TRIES, FIRST_WAIT_S, TIMEOUT_S = 6, 0.1, 60.0
+SILENCE_S = 5.0  # after which a trainer that waits for bytes says so
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 LOG = logging.getLogger("penstock.feed")
 
@@ -51,15 +52,15 @@ class Part:
 
 
 class Patience:
-    """Of those who wait for the storage: says once that they do, and sends them home when they are `stopped`."""
+    """Of those who wait for the storage: says once why they do, and sends them home when they are `stopped`."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
-        self._has_spoken = False
+        self._said: set[str] = set()
 
-    def say(self, message: str) -> None:
-        if not self._has_spoken:
-            self._has_spoken = True
+    def say(self, why: str, message: str) -> None:
+        if why not in self._said:
+            self._said.add(why)
             LOG.warning(message)
 
 
@@ -102,7 +103,7 @@ def fetch(url: str, ranges: Ranges, file_bytes: int, where: str, patience: Patie
             error = raised
         if tried == 1:
             _check_size(fs, path, url, file_bytes)
-            patience.say(f"{where}: {_short(error)}; trying again, for {TIMEOUT_S:.0f} s at most")
+            patience.say("error", f"{where}: {_short(error)}; trying again, for {TIMEOUT_S:.0f} s at most")
         wait_s = FIRST_WAIT_S * 2 ** (tried - 1) * random.uniform(0.5, 1.5)
         waited_s = time.monotonic() - begun
         if tried == NUM_TRIES or waited_s + wait_s > TIMEOUT_S:
@@ -166,10 +167,17 @@ class Ahead:
                 self._announce(*need)
             needed = [self._held[group] for group in self._announced[work]]
         try:
-            yield [future.result() for future in needed]
+            yield [self._awaited(future) for future in needed]
         finally:
             with self._lock:
                 self._release(work)
+
+    def _awaited(self, part: Future[Part]) -> Part:
+        with suppress(TimeoutError):
+            return part.result(SILENCE_S)
+        if not part.done():  # else the error is its own
+            self._patience.say("silence", f"the storage has not answered for {SILENCE_S:.0f} s; waiting for it")
+        return part.result()
 
     def _announce(self, work: Hashable, groups: Sequence[int]) -> None:
         self._announced[work] = groups
