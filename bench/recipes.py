@@ -281,12 +281,12 @@ def nearest_centroid(dataset: str) -> float:
 
     from recipes.spoken_digits.model import log_mel
 
-    def read(*splits: str) -> tuple[Any, Any]:
-        tables = pa.concat_tables([rows_of(dataset, split, ["samples", "digit"]) for split in splits])
-        samples = torch.frombuffer(bytearray(b"".join(tables["samples"].to_pylist())), dtype=torch.int16)
-        return log_mel(samples.view(len(tables), -1)).mean(dim=(1, 2)), torch.tensor(tables["digit"].to_pylist())
+    def read(splits: str) -> tuple[Any, Any]:
+        rows = rows_of(dataset, splits, ["samples", "digit"])
+        samples = torch.tensor(rows["samples"].combine_chunks().to_numpy_ndarray())
+        return log_mel(samples).mean(dim=(1, 2)), torch.tensor(rows["digit"].to_numpy())
 
-    (known, digits), (asked, expected) = read("train", "val"), read("test")
+    (known, digits), (asked, expected) = read("train+val"), read("test")
     centroids = torch.stack([known[digits == digit].mean(dim=0) for digit in range(10)])
     return float((torch.cdist(asked, centroids).argmin(dim=1) == expected).float().mean())
 

@@ -25,6 +25,7 @@ DECIBELS = 50  # what is quieter than the loudest element by more is silence
 STRETCH, DELAY = 0.25, 0.2  # the most that time is warped: its logarithm, and a share of half a second
 SCALE, SHIFT = 0.12, 0.1  # the same of frequency, and a share of half the mels
 TILT = 0.1  # 5 dB: the most that each of three waves over the frequencies adds, as another microphone would
+CALM = 0.8  # from this part of the run on nothing is changed: the network ends on what it will see
 NOISE = 2  # decades: the most by which a noise floor is above silence
 
 
@@ -108,6 +109,8 @@ def augment(batch: dict[str, Any], config: TrainConfig, draw: Draw, progress: fl
     Source: frequency is warped as in Jaitly & Hinton, "Vocal Tract Length Perturbation Improves Speech Recognition",
     ICML workshop 2013.
     """
+    if progress >= CALM:
+        return batch
     spectra = log_mel(batch["samples"])
     n, _, _, num_mels = spectra.shape
     scale, shift, stretch, delay = (draw(4) * 2 - 1).unbind(dim=1)  # each (B,), -1 to 1
