@@ -1,0 +1,181 @@
+"""A recipe's page, from a run of it: what the data is, how training went, and what the model gets wrong on val.
+
+    penstock run mnist --raw FOLDER --out demo_mnist
+    python -m bench.pages demo_mnist/runs/1 --data demo_mnist/dataset
+
+Writes docs/recipes/RECIPE.md, with the docstrings of the recipe and the figures of the run, and beside it pictures
+of the training curve, of the data, and of the rows of val that the model is most sure of and wrong about.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import penstock
+from bench.environment import ROOT, cpu_name
+from penstock import command
+from penstock.card import Card
+from penstock.console import Console
+from penstock.recipe import find
+from penstock.schema import Field, Schema
+from train.finished import load
+from train.predict import predict
+
+PAGES = ROOT / "docs" / "recipes"
+SHOWN, COLUMNS = 12, 6  # rows that are looked at; pictures beside each other
+LONGEST_TEXT, NUM_ELEMENTS = 160, 5
+
+
+def curve(run: Path, out: Path) -> None:
+    """Losses by epoch, and the other figures of val beside them."""
+    epochs = pd.DataFrame(map(json.loads, (run / "metrics.jsonl").read_text().splitlines())).set_index("epoch")
+    losses = [name for name in epochs if name.endswith("_loss")]
+    others = [name for name in epochs if name.startswith("val_") and name not in losses]
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, names in zip(figure.subplots(1, 1 + bool(others), squeeze=False)[0], [losses, others], strict=False):
+        for name in names:
+            axes.plot(epochs.index, epochs[name], label=name.replace("_", " "), marker="o", markersize=3)
+        axes.set_xlabel("epoch")
+        axes.legend(frameon=False)
+    figure.savefig(out, dpi=110)
+
+
+def pictured(schema: Schema) -> Field | None:
+    """The field that can be drawn: a picture, or a sound."""
+    drawn = [field for field in schema.fields if field.is_tensor or field.is_encoded]
+    return next((field for field in drawn if len(field.shape) in (2, 3) or _is_sound(field)), None)
+
+
+def _is_sound(field: Field) -> bool:
+    return len(field.shape) == 1 and (field.encoding == "wav" or field.dtype == "int16")
+
+
+def draw(rows: pd.DataFrame, field: Field, titles: Sequence[str], out: Path) -> None:
+    height = -(-len(rows) // COLUMNS)
+    figure = Figure(figsize=(1.5 * COLUMNS, 1.6 * height), layout="constrained")
+    for axes, value, title in zip(
+        figure.subplots(height, COLUMNS, squeeze=False).flat, rows[field.name], titles, strict=False
+    ):
+        _draw_one(axes, np.asarray(value), field)
+        axes.set_title(title, fontsize=8)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    figure.savefig(out, dpi=110)
+
+
+def _draw_one(axes: Axes, value: np.ndarray[Any, Any], field: Field) -> None:
+    if _is_sound(field):
+        axes.specgram(value.astype(np.float32) + 1e-3, NFFT=256, noverlap=192, cmap="magma")
+    else:
+        axes.imshow(value, cmap="gray_r")
+
+
+def as_table(rows: pd.DataFrame, schema: Schema) -> list[str]:
+    """The rows in Markdown: numbers and texts, cut where they are long."""
+    fields = {field.name: field for field in schema.fields}
+    names = [name for name in rows if name != schema.key and (name not in fields or not fields[name].shape)]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in rows[names].to_dict("records"):
+        lines.append(f"| {' | '.join(_cell(value) for value in row.values())} |")
+    return lines
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = " ".join(str(value).replace("|", "\\|").split())
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def with_elements(rows: pd.DataFrame, card: Card) -> pd.DataFrame:
+    """Columns of those elements of a vector of features that tell most of the label."""
+    for name, fitted in card.transforms.items():
+        if isinstance(fitted, Mapping) and "elements" in fitted and card.schema.label is not None:
+            values, labels = np.stack(rows[name]), rows[card.schema.label].to_numpy()
+            with np.errstate(invalid="ignore"):  # an element that is the same for all
+                tells = np.nan_to_num([abs(np.corrcoef(column, labels)[0, 1]) for column in values.T])
+            for i in np.argsort(-tells)[:NUM_ELEMENTS]:
+                rows[str(fitted["elements"][i])] = values[:, i].astype(float)
+    return rows
+
+
+def worst(rows: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Those that the model is wrong about, the surest first; a score of two classes is the second one's."""
+    wrong = rows[rows["prediction"] != rows[label]]
+    sure = wrong["score"].where(wrong["score"] >= 0.5, 1 - wrong["score"])
+    return wrong.loc[sure.sort_values(ascending=False).index[:SHOWN]]
+
+
+def work(arguments: Namespace, console: Console) -> dict[str, Any]:
+    run = Path(arguments.run)
+    finished = load(str(run))
+    card, config = finished.card, finished.config
+    recipe, schema = find(card.recipe), card.schema
+    report = json.loads((run / "report.json").read_text())
+    PAGES.mkdir(exist_ok=True)
+    name = recipe.name
+    rows = with_elements(penstock.read(arguments.data, "val", version=card.version), card)
+    curve(run, PAGES / f"{name}-curve.png")
+    test = ", ".join(f"{key} {value:.4f}" for key, value in report["test"].items())
+    size = sum(p.numel() for p in finished.model.parameters())
+    counts = ", ".join(f"{split} {found.rows:,}" for split, found in card.splits.items())
+    page = [f"# {name}", "", inspect.getdoc(recipe.dataset().module) or "", "", "## The model", ""]
+    page += [inspect.getdoc(recipe.model()) or "", ""]
+    page += [f"    penstock run {name} --raw FOLDER --out FOLDER", ""]
+    page += [
+        f"`{config.model}`, {size:,} weights, {report['epochs']:.0f} epochs of {counts} rows: {test} on test; "
+        f"{report['seconds_per_epoch']:.1f} s an epoch, data stall {report['data_stall']:.1%} ({cpu_name()}).",
+        "",
+        f"![Losses and figures by epoch]({name}-curve.png)",
+        "",
+    ]
+    field = pictured(schema)
+    first = rows.iloc[:SHOWN]
+    page += ["## The data", ""]
+    if field is not None:
+        draw(first, field, [str(value) for value in first[schema.label or schema.key]], PAGES / f"{name}-data.png")
+        page += [f"![Rows of val]({name}-data.png)", ""]
+    else:
+        page += [*as_table(first, schema), ""]
+    if schema.label is not None and schema.key is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            predict(run, arguments.data, f"{folder}/said.parquet", console, splits=["val"])
+            said = pq.read_table(f"{folder}/said.parquet", columns=[schema.key, "prediction", "score"]).to_pandas()
+        wrong = worst(rows.merge(said, on=schema.key, validate="1:1"), schema.label)
+        page += ["## Wrong, and sure of it", ""]
+        if field is not None:
+            said_of = zip(wrong[schema.label], wrong["prediction"], wrong["score"], strict=True)
+            titles = [f"{label}, said {found} ({score:.2f})" for label, found, score in said_of]
+            draw(wrong, field, titles, PAGES / f"{name}-wrong.png")
+            page += [f"![Rows of val, their label, what was said and how surely]({name}-wrong.png)", ""]
+        else:
+            page += [*as_table(wrong, schema), ""]
+    (PAGES / f"{name}.md").write_text("\n".join(page).rstrip() + "\n")
+    console.say(f"Page: {PAGES / name}.md")
+    return {"page": str(PAGES / f"{name}.md")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    example = "python -m bench.pages demo_mnist/runs/1 --data demo_mnist/dataset"
+    made = command.parser("bench pages", __doc__ or "", example)
+    made.prog = "python -m bench.pages"
+    made.add_argument("run", help="the folder of a finished run with a val split")
+    made.add_argument("--data", required=True, metavar="URL", help="the dataset that it was trained on")
+    return command.execute(made.parse_args(argv), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
