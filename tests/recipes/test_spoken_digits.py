@@ -127,12 +127,10 @@ def test_the_recordings_are_what_their_source_says(spark: SparkSession, tmp_path
     assert all(name.startswith(f"{row['digit']}_") for name, row in found.items())
     test = [name for name, row in found.items() if row["split"] == "test"]
     assert Counter(name.split("_")[2] for name in test) == {str(i): 60 for i in range(5)}
-    for speaker, follows in (("george", "jackson"), ("yweweler", "george")):
-        recipe = held_out(RECIPE, tmp_path, speaker)
-        by_speaker = rows(tmp_path / speaker, build(recipe, raw, tmp_path / speaker))
-        splits = Counter((name.split("_")[1], row["split"]) for name, row in by_speaker.items())
-        others = {(other, "train"): 500 for other in SPEAKERS if other not in (speaker, follows)}
-        assert splits == {(speaker, "test"): 500, (follows, "val"): 500, **others}
+    by_speaker = rows(tmp_path / "held", build(held_out(RECIPE, tmp_path, "yweweler"), raw, tmp_path / "held"))
+    splits = Counter((name.split("_")[1], row["split"]) for name, row in by_speaker.items())
+    others = {(other, "train"): 500 for other in SPEAKERS[1:5]}
+    assert splits == {("yweweler", "test"): 500, ("george", "val"): 500, **others}
 
 
 def test_a_tone_is_where_its_mel_band_is_however_loud() -> None:
