@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,17 @@ def assert_learns_from_each_row_once(epochs: list[Epoch]) -> None:
     assert losses[0] > 2 * losses[1] > 2 * losses[2]
 
 
-def test_plain_pytorch(built_digits: Path, tmp_path: Path) -> None:
-    whole = run("plain_pytorch.py", built_digits, tmp_path / "whole.pt")
+@pytest.mark.parametrize(
+    ("example", "needs"),
+    [("plain_pytorch.py", "torch"), ("keras_fit.py", "keras"), ("tensorflow_data.py", "tensorflow")],
+)
+def test_loops(example: str, needs: str, built_digits: Path, tmp_path: Path) -> None:
+    if find_spec(needs) is None:
+        pytest.skip(f"{needs} is not installed")
+    whole = run(example, built_digits, tmp_path / "whole.keras")
     assert_learns_from_each_row_once(whole)
-    begun = run("plain_pytorch.py", built_digits, tmp_path / "begun.pt", 30)
-    rest = run("plain_pytorch.py", built_digits, tmp_path / "begun.pt")
+    begun = run(example, built_digits, tmp_path / "begun.keras", 30)
+    rest = run(example, built_digits, tmp_path / "begun.keras")
     assert [epoch[:3] for epoch in begun + rest] == [(20, ROWS, ROWS), (30, 640, 640), (40, 602, 602), (60, ROWS, ROWS)]
     assert rest[-1] == whole[-1]
 
