@@ -50,6 +50,7 @@ def prepare(
     schema: Schema,
     labelled: bool,
     frozen: Mapping[str, Mapping[str, Any]] | None,
+    raw_url: str,
     rows_url: str,
     duplicates_url: str,
     console: Console,
@@ -92,7 +93,7 @@ def prepare(
             train = rows.where("split = 'train'")
             if train.isEmpty():
                 raise RawDataError("raw data: no row is in the split 'train'; transforms have nothing to be fitted on")
-            fitted = features.fit(train, recipe.transforms, schema.label)
+            fitted = features.fit(train, recipe.transforms, schema.label, raw_url)
     published = features.resolved(schema, fitted)
     keep = [name for name in ("split", "_hash", "_group") if name in rows.columns]
     return Prepared(features.apply(rows, fitted, published, keep), published, fitted, counts, exact_duplicates)

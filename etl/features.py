@@ -10,10 +10,11 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import arrow_udf
@@ -33,6 +34,7 @@ from penstock.transforms import (
     Clip,
     Hashing,
     Impute,
+    Index,
     Log,
     MinMax,
     Of,
@@ -60,6 +62,7 @@ KINDS = {
     OneHot: "one_hot",
     Ordinal: "ordinal",
     Vocabulary: "vocabulary",
+    Index: "index",
     Hashing: "hashing",
     TargetMean: "target_mean",
     Characters: "characters",
@@ -67,14 +70,18 @@ KINDS = {
 }
 
 
-def fit(train: DataFrame, transforms: Transforms, label: str | None) -> dict[str, JSON]:
+def fit(train: DataFrame, transforms: Transforms, label: str | None, raw_url: str = "") -> dict[str, JSON]:
     """Field -> what was fitted. As many rounds as transforms are nested, of at most three Spark jobs each.
+
+    `raw_url` is where the tables of `Index` lie.
 
     Raises: RecipeError where a column is missing or of another type than its transform takes, where there is nothing
     to fit on, and where a column has too many categories.
     """
     wholes = [part for parts in transforms.values() for part in (parts if isinstance(parts, tuple) else (parts,))]
     waiting = list(dict.fromkeys(part for whole in wholes for part in _inside(whole)))
+    indices = {(part.table, part.to): part for part in waiting if isinstance(part, Index)}
+    tables = {which: _table(part, train.sparkSession, raw_url) for which, part in indices.items()}
     found: dict[Transform, JSON] = {}
 
     def known(part: Of) -> Fitted:
@@ -82,7 +89,7 @@ def fit(train: DataFrame, transforms: Transforms, label: str | None) -> dict[str
 
     while waiting:
         ready = [part for part in waiting if isinstance(part.of, str) or part.of in found]
-        found |= _fit(train, ready, {part: known(part.of) for part in ready}, label)
+        found |= _fit(train, ready, {part: known(part.of) for part in ready}, label, tables)
         waiting = [part for part in waiting if part not in found]
     fitted: dict[str, JSON] = {}
     for name, whole in transforms.items():
@@ -102,7 +109,11 @@ def _inside(part: Of) -> Iterator[Transform]:
 
 
 def _fit(
-    train: DataFrame, parts: Sequence[Transform], of: Mapping[Transform, Fitted], label: str | None
+    train: DataFrame,
+    parts: Sequence[Transform],
+    of: Mapping[Transform, Fitted],
+    label: str | None,
+    tables: Mapping[Any, JSON],
 ) -> dict[Transform, JSON]:
     columns = {part: _column(of[part]) for part in parts}
     kinds = train.select(*(column.alias(f"x{i}") for i, column in enumerate(columns.values()))).schema.fields
@@ -123,6 +134,7 @@ def _fit(
     answers |= zip(of_kind(exact.Quantiles), quantiles, strict=True)
     y = F.col(_quoted(label)) if label is not None and any(isinstance(part, TargetMean) for part in parts) else None
     answers |= zip(of_kind(exact.Counts), exact.counts(train, pairs(exact.Counts, _texts), y), strict=True)
+    answers |= {part: tables[part.table, part.to] for part in parts if isinstance(part, Index)}
     return {
         part: {"kind": KINDS[type(part)], "of": of[part], **_fitted(part, answers.get(part), types[part])}
         for part in parts
@@ -185,6 +197,8 @@ def _fitted(part: Transform, answer: Any, kind: T.DataType) -> JSON:
             return {"categories": _in_order(part, answer, kind)}
         case Vocabulary():
             return {"tokens": [text for text, _, _ in answer], "list": isinstance(kind, T.ArrayType)}
+        case Index():
+            return {**answer, "list": isinstance(kind, T.ArrayType)}
         case Characters():
             return {"tokenizer": tokens.characters(_in_order(part, answer, kind))}
         case BytePairs():
@@ -205,11 +219,33 @@ def _in_order(part: Transform, answer: Sequence[tuple[str, int, int]], kind: T.D
     """The categories as text: integers by their value, all others by their characters."""
     most = MAX_ONE_HOT if isinstance(part, OneHot) else MAX_CATEGORIES
     if len(answer) > most:
-        raise RecipeError(
-            f"transforms: {part}: the training rows have more than {most:,} categories; use Vocabulary or Hashing"
-        )
+        raise RecipeError(f"transforms: {part}: there are more than {most:,} categories; use Vocabulary or Hashing")
     texts = [text for text, _, _ in answer]
     return sorted(texts, key=int) if isinstance(kind, T.IntegralType) else sorted(texts)
+
+
+def _table(part: Index, spark: SparkSession, raw_url: str) -> JSON:
+    """The values that are looked up, in their order, as text, and the table's other columns."""
+    rows = part.table(spark, raw_url)
+    if part.to not in rows.columns:
+        raise RecipeError(f"transforms: {part}: its table has no column {part.to!r}, but {', '.join(rows.columns)}")
+    kind = rows.schema[part.to].dataType
+    if not isinstance(kind, CATEGORIES):
+        raise RecipeError(f"transforms: {part}: expected strings, integers, bools or dates in its table, found {kind}")
+    text = F.col(_quoted(part.to)).cast("string").alias(part.to)
+    others = [name for name in rows.columns if name != part.to]
+    known = rows.select(text, *map(_quoted, others)).where(F.col(_quoted(part.to)).isNotNull())
+    found = [row.asDict() for row in known.limit(MAX_CATEGORIES + 1).collect()]
+    values = _in_order(part, [(row[part.to], 1, 0) for row in found], kind)
+    if twice := [a for a, b in pairwise(values) if a == b]:
+        raise RecipeError(f"transforms: {part}: its table has {twice[0]!r} twice; give each value one row")
+    by_value = {row[part.to]: row for row in found}
+    table = {"values": values, "table": {name: [by_value[value][name] for value in values] for name in others}}
+    try:
+        json.dumps(table)
+    except TypeError as error:
+        raise RecipeError(f"transforms: {part}: its table holds what JSON does not: {error}; cast it") from error
+    return table
 
 
 def _check_any(part: Transform, found: object) -> None:
@@ -223,7 +259,7 @@ def _check_type(part: Transform, kind: T.DataType) -> None:
     elif isinstance(part, Characters | BytePairs):
         fits, expected = isinstance(kind, T.StringType), "strings"
     else:
-        inside = kind.elementType if isinstance(part, Vocabulary) and isinstance(kind, T.ArrayType) else kind
+        inside = kind.elementType if isinstance(part, Vocabulary | Index) and isinstance(kind, T.ArrayType) else kind
         fits, expected = isinstance(inside, CATEGORIES), "strings, integers, bools or dates"
     if not fits:
         raise RecipeError(
@@ -316,8 +352,8 @@ def _column(fitted: Fitted) -> Column:
             return F.when(x.isNotNull(), F.size(F.filter(borders, lambda border: border <= x)))
         case "ordinal":
             return _looked_up(text, {c: i for i, c in enumerate(fitted["categories"], 1)}, 0)
-        case "vocabulary":
-            ranks = {token: i for i, token in enumerate(fitted["tokens"], 1)}
+        case "vocabulary" | "index":
+            ranks = {token: i for i, token in enumerate(fitted["tokens" if kind == "vocabulary" else "values"], 1)}
             if not fitted["list"]:
                 return _looked_up(text, ranks, 0)
             listed = F.coalesce(of.cast("array<string>"), F.array().cast("array<string>"))

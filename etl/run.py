@@ -194,7 +194,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             prepared = None
             if build.is_needed(recipe):
                 clean_card = clean_card or _judge(spark, cleaned, rows.count(), attempt, console)
-                places = attempt.rows_url, attempt.url(attempt.duplicates)
+                places = job.raw_url, attempt.rows_url, attempt.url(attempt.duplicates)
                 prepared = build.prepare(spark, rows, recipe, schema, job.labelled, job.transforms, *places, console)
                 schema = prepared.schema
                 placed = split.place(prepared.rows, schema, shards)

@@ -17,12 +17,15 @@ not in the training split have a value of their own, which each transform names.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from penstock.errors import RecipeError
 from penstock.schema import Schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 MAX_CATEGORIES = 100_000  # that a card keeps of one column, each of which the driver holds
 MAX_ONE_HOT = 1_000
@@ -154,6 +157,21 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
+class Index:
+    """A category's place, from 1, among the values of column `to` of a table; 0 for null and all others.
+
+    Of a list the places are a list of as many. `table(spark, raw_url)` reads the table from the raw data, of which it
+    is a part: a catalogue of all that there is, whether the training rows have it or not. The card keeps the values in
+    their order and, in that order too, the table's other columns, for a model that knows things by what is said of
+    them: `card.transforms[field]["values"]` and `["table"]`.
+    """
+
+    of: Of
+    table: Callable[[SparkSession, str], DataFrame] = field(repr=False)  # a function's repr is another in each process
+    to: str
+
+
+@dataclass(frozen=True)
 class Hashing:
     """1 + hash mod `buckets` of any category's text, seen before or not; 0 for null. Nothing is fitted.
 
@@ -223,6 +241,7 @@ Transform: TypeAlias = (
     | OneHot
     | Ordinal
     | Vocabulary
+    | Index
     | Hashing
     | TargetMean
     | Characters
@@ -268,8 +287,8 @@ def _check_nesting(part: Of, name: str, schema: Schema) -> None:
         raise RecipeError(f"transforms: {part}: Characters and BytePairs cannot be inside another transform")
     if isinstance(part.of, OneHot):
         raise RecipeError(f"transforms: {part}: OneHot makes several elements and cannot be inside another transform")
-    if isinstance(part.of, Vocabulary) and not isinstance(part, OneHot):
-        raise RecipeError(f"transforms: {part}: only OneHot may be around a Vocabulary")
+    if isinstance(part.of, Vocabulary | Index) and not isinstance(part, OneHot):
+        raise RecipeError(f"transforms: {part}: only OneHot may be around a Vocabulary or an Index")
     if isinstance(part, TargetMean):
         label = schema[schema.label] if schema.label else None
         if label is None or label.shape or not label.dtype.startswith(("int", "bool")):

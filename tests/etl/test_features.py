@@ -30,6 +30,7 @@ from penstock.transforms import (
     Clip,
     Hashing,
     Impute,
+    Index,
     Log,
     MinMax,
     Of,
@@ -233,6 +234,55 @@ def test_texts_become_tokens_by_what_the_training_rows_have(spark: SparkSession)
     # "be" with its blank is there most often, and is one token; learnt from 8 " be" and 2 "be"
     assert bpe.encode("to be").tokens[-1] == "Ġbe"
     assert len(found[4]["pairs"]) < len("be be be <no token>")
+
+
+def catalogue(rows: str) -> Callable[[SparkSession, str], DataFrame]:
+    """A table that a recipe might read: film and genres, in no order."""
+    return lambda spark, raw_url: spark.sql(f"select * from values {rows} as t(film, genres) /* {raw_url} */")
+
+
+FILMS = catalogue("(10, array('Drama')), (9, array()), (null, array()), (200, array('Short', 'War'))")
+SEEN = Schema(
+    (Field("id", "int64"), Field("films", "int32", (None,)), Field("film", "int64"), Field("pack", "float32", (None,))),
+    key="id",
+)
+
+
+def test_places_in_a_catalogue_that_the_training_rows_need_not_have(spark: SparkSession) -> None:
+    of_films: Transforms = {
+        "films": Index("films", FILMS, "film"),
+        "film": Index("film", FILMS, "film"),
+        "pack": (Index("film", FILMS, "film"), OneHot(Index("film", FILMS, "film"))),
+    }
+    rows = [(1, [9, 10, 9], 10), (2, [], None), (3, None, 11)]
+    frames = [spark.createDataFrame(rows[::step], "id long, films array<int>, film int") for step in (1, -1)]
+    one, two = (json.dumps(features.fit(df, of_films, None, "raw")) for df in (frames[0], frames[1].repartition(3)))
+    assert one == two
+    fitted = json.loads(one)
+    assert fitted["films"]["values"] == ["9", "10", "200"]  # by value, not by text
+    assert fitted["films"]["table"] == {"genres": [[], ["Drama"], ["Short", "War"]]}
+
+    new = spark.createDataFrame([*rows, (4, [200, 7], 200)], "id long, films array<int>, film int")
+    found = features.apply(new, fitted, features.resolved(SEEN, fitted)).orderBy("id").collect()
+    assert [row["films"] for row in found] == [[1, 2, 1], [], [], [3, 0]]
+    assert [row["film"] for row in found] == [2, 0, 0, 3]
+    packed = [np.frombuffer(row["pack"], "<f4").tolist() for row in found]
+    assert packed == [[2, 0, 1], [0, 1, 0], [0, 1, 0], [3, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("table", "to", "message"),
+    [
+        (FILMS, "id", "its table has no column 'id', but film, genres"),
+        (FILMS, "genres", "expected strings, integers, bools or dates in its table"),
+        (catalogue("(1, 'a'), (2, 'b'), (1, 'c')"), "film", "its table has '1' twice; give each value one row"),
+        (catalogue("(1, date'2020-01-01')"), "film", "its table holds what JSON does not.*cast it"),
+    ],
+)
+def test_a_table_without_an_order_is_said(spark: SparkSession, table: Any, to: str, message: str) -> None:
+    df = spark.createDataFrame([(1,)], "film int")
+    with pytest.raises(RecipeError, match=message):
+        features.fit(df, {"film": Index("film", table, to)}, None)
 
 
 def test_a_person_can_read_what_an_element_is(spark: SparkSession) -> None:
