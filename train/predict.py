@@ -1,6 +1,7 @@
 """A run's model over any version of the same contract, labelled or not, to one Parquet file of predictions.
 
-Columns: the key, `split`, `prediction`, `score`. As many rows as went in: checked before the file is seen.
+Columns: the key, `split`, `prediction`, `score`; lists of both where a recipe predicts several for each row, the best
+first. As many rows as went in: checked before the file is seen.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def predict(
 
     key = card.schema[card.schema.key]
     inputs = card.schema.without_label().names
+    names = pa.array(recipe.names(trained_on)) if hasattr(recipe, "names") else None
     wanted = list(splits) or list(card.splits)
     target = store.absolute(out)
     schema = pa.schema([(key.name, key.arrow_type), ("split", pa.string())])
@@ -77,8 +79,8 @@ def predict(
                     rows = {
                         key.name: pa.array(keys if isinstance(keys, list) else keys.cpu().numpy(), key.arrow_type),
                         "split": pa.array([split] * len(prediction)),
-                        "prediction": pa.array(prediction.cpu().numpy()),
-                        "score": pa.array(score.cpu().numpy()),
+                        "prediction": column(prediction, names),
+                        "score": column(score),
                     }
                     table = pa.table(rows)
                     writer = writer or pq.ParquetWriter(local, table.schema)
@@ -93,6 +95,16 @@ def predict(
         store.check_writable(target.rpartition("/")[0])
         store.put(local, target)
     return {"predictions": target, "rows": num_rows, "dataset_version": card.version}
+
+
+def column(values: torch.Tensor, names: pa.Array | None = None) -> pa.Array:
+    """(B,) or (B, k) values, or what `names` calls them, as one value or list for each row."""
+    flat = pa.array(values.reshape(-1).cpu().numpy())
+    flat = flat if names is None else names.take(flat)
+    if values.dim() == 1:
+        return flat
+    num_rows, k = values.shape
+    return pa.ListArray.from_arrays(pa.array(range(0, (num_rows + 1) * k, k), pa.int32()), flat)
 
 
 def check_contract(run: str, trained_on: Card, card: Card, data_url: str) -> None:
