@@ -337,8 +337,7 @@ def movietweetings(bench: Bench) -> Found:
                 outputs = finished.model(model.prepare(batch, finished.card))
                 figures.append(model.metrics["ndcg_10"](outputs, batch))
                 lists.append(model.predict(outputs)[0])
-                watched = batch["watched"].long()
-                ratings.append(outputs.ratings.gather(1, watched)[watched != 0].clamp(0, 10))
+                ratings.append(outputs.ratings[batch["watched"] != 0].clamp(0, 10))
         gained.append(torch.cat(figures).double().numpy())
         told = {name: report["test"][name] for name in ("ndcg_10", "recall_10", "mrr")}
         coverage = ranking.coverage(torch.cat(lists), test.num_films)

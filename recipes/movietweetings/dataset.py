@@ -39,10 +39,14 @@ schema = Schema(
         Field("moment", "int64"),  # seconds since 1970
         Field("history", "int32", (None,)),  # films in the order of their ratings
         Field("history_ratings", "float32", (None,)),
+        Field("history_means", "float32", (None,)),  # of all ratings of the film until the moment after
+        Field("history_nums", "int32", (None,)),  # how many these are
         Field("habits", "float32", (None,)),
         Field("recent", "int32", (None,)),
         Field("counts", "int32", (None,)),  # of each recent film: ratings in DAYS, of all time, days since the first
         Field("watched", "int32", (None,)),
+        Field("watched_means", "float32", (None,)),  # of the film's ratings before the moment, 0 where there are none
+        Field("watched_nums", "int32", (None,)),
         Field("ratings", "float32", (None,)),
     ),
     key="id",
@@ -91,7 +95,13 @@ def build(rows: DataFrame, labelled: bool) -> DataFrame:
         moments = rows.withColumns({"late": late, "moment": moment_before(F.col("time"))})
     else:
         moments = rows.withColumn("late", late).crossJoin(rows.agg((F.max("time") + 1).alias("moment")))
-    rating = F.struct("time", "film", F.col("rating").cast("float").alias("rating"), "late")
+    of_film = Window.partitionBy("film").orderBy("moment")
+    for name, last in (("until", 0), ("before", -1)):
+        known = of_film.rangeBetween(Window.unboundedPreceding, last)
+        mean = F.coalesce(F.mean("rating").over(known), F.lit(0.0)).cast("float")
+        moments = moments.withColumns({f"mean_{name}": mean, f"num_{name}": F.count("*").over(known).cast("int")})
+    of_rating = ("late", "mean_until", "num_until", "mean_before", "num_before")
+    rating = F.struct("time", "film", F.col("rating").cast("float").alias("rating"), *of_rating)
     users = moments.groupBy("user", "moment").agg(F.sort_array(F.collect_list(rating)).alias("after"))
     popular = most_rated(rows, users.select("moment").distinct())
     if labelled:
@@ -105,7 +115,7 @@ def build(rows: DataFrame, labelled: bool) -> DataFrame:
     def age(time: Column) -> Column:
         return (F.col("moment") - time) / DAY_S
 
-    def mean(values: Column) -> Column:
+    def mean_of(values: Column) -> Column:
         return F.aggregate(values, F.lit(0.0), lambda total, x: total + x) / F.greatest(num_rated, F.lit(1))
 
     return users.join(F.broadcast(popular), "moment", "left").select(
@@ -114,14 +124,18 @@ def build(rows: DataFrame, labelled: bool) -> DataFrame:
         "moment",
         F.col("before.film").alias("history"),
         F.col("before.rating").alias("history_ratings"),
+        F.col("before.mean_until").alias("history_means"),
+        F.col("before.num_until").alias("history_nums"),
         num_rated.alias("num_rated"),
         F.size(F.filter("before", lambda rating: age(rating["time"]) <= 28)).alias("num_rated_28_days"),
         F.coalesce(age(F.array_max("before.time")), F.lit(0.0)).alias("days_since_last"),
-        mean(F.col("before.late")).alias("lateness"),
+        mean_of(F.col("before.late")).alias("lateness"),
         (num_rated == 0).alias("is_new"),
         F.coalesce("recent", nothing).alias("recent"),
         F.coalesce("counts", nothing).alias("counts"),
         F.col("after.film").alias("watched"),
+        F.col("after.mean_before").alias("watched_means"),
+        F.col("after.num_before").alias("watched_nums"),
         F.col("after.rating").alias("ratings"),
         F.size("after" if labelled else "before").alias("_rows"),
     )

@@ -3,14 +3,14 @@
 A film that was rated lately has the score ln(1 + ratings of the last seven days), plus what the film's tower says, plus
 the product of both towers: who watches films at once is given others than who waits, or than a friend of horror. The
 other films come behind them, by how often they are rated and by genres, so that one which nobody has rated yet is known
-too. A rating is a mean, biases of film and user, and a product with the history, weighted by how it was rated.
+too. A rating is a mean, the biases of film and user, which are shrunken means of what is known before, and what a
+network makes of these, of the film's genres, and of how the user rated these genres.
 
 The loss is a softmax over the recent films, another one over all others, and the squared error of ratings. A single
 softmax over all films spends itself on the long tail, which nobody can foresee, and vectors of the films themselves
 learn what was popular once: both made the first ten worse than mere popularity in some of the months before val.
 
-Source: the rating: Koren, "Factorization Meets the Neighborhood", KDD 2008, equation 13, less the bias of users, which
-is the shrunken mean of what the history's ratings are above those of the films.
+Source: the biases: Koren, "Factorization Meets the Neighborhood", KDD 2008, section 2.1; their shrinking is learnt.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,11 @@ from train import ranking
 from train.config import Optimizer, Schedule, TrainConfig
 
 __all__ = ["build_model", "config", "loss", "lower_is_better", "metrics", "names", "predict", "prepare"]
-HIDDEN, WIDTH, RATING_WIDTH = 32, 8, 8
+INPUTS = (
+    *("history", "history_ratings", "history_means", "history_nums", "habits"),
+    *("recent", "counts", "watched", "watched_means", "watched_nums"),
+)
+HIDDEN, WIDTH = 32, 8
 LIKE_ALL = 3  # films that count with a user's own in his share of each genre
 BEHIND = 100.0  # what the scores of films are less that are not recent
 TAIL_WEIGHT, RATING_WEIGHT = 0.1, 0.1  # of their softmax, and of the squared errors
@@ -36,7 +40,7 @@ def config(model: str | None = None) -> TrainConfig:
         raise RecipeError(f"recipe 'movietweetings': no model {model!r}; there is two_towers")
     return TrainConfig(
         model="two_towers",
-        epochs=5,
+        epochs=3,
         global_batch_size=256,
         optimizer=Optimizer(lr=5e-3, weight_decay=0.1),
         schedule=Schedule(warmup=0.1, decay="linear"),
@@ -44,10 +48,8 @@ def config(model: str | None = None) -> TrainConfig:
 
 
 class Outputs(NamedTuple):
-    """Of each film, from 1; 0 is none."""
-
-    scores: Tensor  # (B, films + 1), -inf for what the user has rated
-    ratings: Tensor  # (B, films + 1), about 0 to 10
+    scores: Tensor  # (B, films + 1) of each film, from 1; -inf for what the user has rated
+    ratings: Tensor  # (B, T), about 0 to 10, of the films in `watched`, on which scores do not depend
 
 
 NUM_COUNTS, WEEK = 7, 2  # what dataset.py counts of a recent film, and which of them the last seven days are
@@ -65,13 +67,11 @@ class TwoTowers(nn.Module):
         self.recent = tower(NUM_COUNTS + num_genres, WIDTH + 1)
         self.tail_user, self.tail_genre = nn.Linear(num_genres, WIDTH), nn.Linear(num_genres, WIDTH + 1)
         self.tail_film = nn.Embedding(num_films, 1)
-        self.mean, self.prior = nn.Parameter(torch.tensor(7.0)), nn.Parameter(torch.tensor(5.0))
-        self.film_bias, self.genre_bias = nn.Embedding(num_films, 1), nn.Linear(num_genres, 1)
-        self.rated, self.film = nn.Embedding(num_films, RATING_WIDTH), nn.Embedding(num_films, RATING_WIDTH)
-        for weight in (*self.recent[-1:].parameters(), self.tail_film.weight, self.film_bias.weight):
-            nn.init.zeros_(weight)  # so that training begins with popularity
-        for embedding in (self.rated, self.film):
-            nn.init.normal_(embedding.weight, std=0.05)
+        self.mean = nn.Parameter(torch.tensor(7.0))
+        self.priors = nn.Parameter(torch.full((3,), 3.0))  # ratings that count with those of a film, user, genre
+        self.rating = tower(5 + num_habits + num_genres, 1)
+        for weight in (*self.recent[-1:].parameters(), *self.rating[-1:].parameters(), self.tail_film.weight):
+            nn.init.zeros_(weight)  # so that training begins with popularity and biases
 
     def forward(self, inputs: dict[str, Tensor]) -> Outputs:
         history, recent = inputs["history"].long(), inputs["recent"].long()  # (B, T), (B, K)
@@ -89,12 +89,35 @@ class TwoTowers(nn.Module):
         seen = torch.zeros_like(scores).scatter(1, history, some)
         scores = torch.where(seen > 0, -torch.inf, scores)
 
-        film_bias = (self.film_bias.weight + self.genre_bias(self.genres))[:, 0]
-        above = (inputs["history_ratings"] - self.mean - film_bias[history]) * some  # (B, T)
-        weight = num_rated + self.prior.abs()
-        taste = (above[:, None] @ self.rated.weight[history])[:, 0] / weight.sqrt()  # (B, RATING_WIDTH)
-        ratings = self.mean + film_bias + above.sum(dim=1, keepdim=True) / weight + taste @ self.film.weight.T
-        return Outputs(scores, ratings)
+        of_film, of_user, of_genre = self.priors.abs()
+        watched = inputs["watched"].long()  # (B, T')
+
+        def bias(means: Tensor, nums: Tensor) -> Tensor:
+            shrunken: Tensor = (means - self.mean) * nums / (nums + of_film)
+            return shrunken
+
+        known = bias(inputs["history_means"], inputs["history_nums"].float())
+        above = (inputs["history_ratings"] - self.mean - known) * some  # (B, T)
+        genres = self.genres[history]  # (B, T, genres)
+        taste = (above[:, None] @ genres)[:, 0] / (genres.sum(dim=1) + of_genre)  # (B, genres)
+        nums = inputs["watched_nums"].float()
+        film_bias, user_bias = (
+            bias(inputs["watched_means"], nums),
+            above.sum(dim=1, keepdim=True) / (num_rated + of_user),
+        )
+        of_pair = torch.stack(
+            [
+                film_bias,
+                nums.log1p() / 3,
+                user_bias.expand_as(nums),
+                num_rated.log1p().expand_as(nums) / 3,
+                (self.genres[watched] @ taste[:, :, None])[:, :, 0],
+            ],
+            dim=2,
+        )  # (B, T', 5)
+        habits = inputs["habits"][:, None].expand(-1, nums.shape[1], -1)
+        more = self.rating(torch.cat([of_pair, habits, self.genres[watched]], dim=2))[:, :, 0]
+        return Outputs(scores, self.mean + film_bias + user_bias + more)
 
 
 def tower(num_inputs: int, width: int) -> nn.Sequential:
@@ -113,7 +136,8 @@ def build_model(config: TrainConfig, card: Card) -> nn.Module:
 
 
 def prepare(batch: dict[str, Any], card: Card) -> dict[str, Tensor]:
-    return {name: batch[name] for name in ("history", "history_ratings", "habits", "recent", "counts")}
+    """Lists (B, T) padded with 0, and (B, elements) habits."""
+    return {name: values for name, values in batch.items() if name in INPUTS}
 
 
 def loss(outputs: Outputs, batch: dict[str, Any], config: TrainConfig) -> tuple[Tensor, Tensor]:
@@ -136,8 +160,8 @@ def nats(scores: Tensor, chosen: Tensor) -> Tensor:
 
 def squared_errors(outputs: Outputs, batch: dict[str, Any]) -> Tensor:
     """(B,) the sum over a user's ratings."""
-    watched = batch["watched"].long()
-    errors = (outputs.ratings.gather(1, watched) - batch["ratings"]) ** 2 * (watched != 0)
+    watched = batch["watched"]
+    errors = (outputs.ratings - batch["ratings"]) ** 2 * (watched != 0)
     summed: Tensor = errors.sum(dim=1)
     return summed
 

@@ -46,6 +46,17 @@ def expected(ratings: list[Rating], moments: dict[int, int | None]) -> dict[str,
     """`moments` says until when each of them lasts."""
     rows = {}
     first = {film: min(r["time"] for r in ratings if r["film"] == film) for film in {r["film"] for r in ratings}}
+
+    def until(time: int) -> float:
+        """The moment after a time."""
+        return next((m for m in sorted(moments) if m > time), math.inf)
+
+    def known(film: int, before: float) -> list[int]:
+        return [r["rating"] for r in ratings if r["film"] == film and r["time"] < before]
+
+    def mean(film: int, before: float) -> float:
+        return sum(known(film, before)) / max(1, len(known(film, before)))
+
     for moment, end in moments.items():
         users = {rating["user"] for rating in ratings if end is None or moment <= rating["time"] < end}
         ages: dict[int, list[int]] = defaultdict(list)
@@ -66,6 +77,8 @@ def expected(ratings: list[Rating], moments: dict[int, int | None]) -> dict[str,
                 "moment": moment,
                 "history": [film for _, film, _ in before],
                 "history_ratings": [rating for _, _, rating in before],
+                "history_means": pytest.approx([mean(film, until(time)) for time, film, _ in before]),
+                "history_nums": [len(known(film, until(time))) for time, film, _ in before],
                 "num_rated": len(before),
                 "num_rated_28_days": sum(moment - time <= 28 * DAY_S for time, _, _ in before),
                 "days_since_last": (moment - before[-1][0]) / DAY_S if before else 0.0,
@@ -74,6 +87,8 @@ def expected(ratings: list[Rating], moments: dict[int, int | None]) -> dict[str,
                 "recent": recent,
                 "counts": [n for f in recent for n in (*counts[f], len(ages[f]), max(ages[f]) // DAY_S)],
                 "watched": [film for _, film, _ in after],
+                "watched_means": pytest.approx([mean(film, moment) for _, film, _ in after]),
+                "watched_nums": [len(known(film, moment)) for _, film, _ in after],
                 "ratings": [rating for _, _, rating in after],
                 "_rows": len(before) if end is None else len(after),
             }
