@@ -3,8 +3,8 @@
     python -m bench.recipes [--recipes sms_spam,spoken_digits] [--data ../shared/data] [--seeds 3] [--keep DIR]
 
 Every choice was made on val before: runs train on train+val, and test rows are looked at once, here. For each metric
-the mean and the standard deviation over the seeds; seconds are those of training one run. With --keep an interrupted
-bench goes on.
+the mean and the standard deviation over the seeds, or where it says so over folds; seconds are those of training one
+run. With --keep an interrupted bench goes on.
 """
 
 from __future__ import annotations

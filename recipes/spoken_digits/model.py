@@ -2,6 +2,9 @@
 
 Its batch norm is what helped most with speakers whom it was not trained on (docs/log.md). So a run on several ranks is
 not quite that on one.
+
+`python -m bench.recipes --recipes spoken_digits`: accuracy 0.9989 ± 0.0019 on the official test rows with three seeds,
+0.9217 over the six speakers, each held out once; 0.93 was the aim.
 """
 
 import math
