@@ -9,6 +9,9 @@ run. With --keep an interrupted bench goes on.
 
 from __future__ import annotations
 
+import train  # noqa: F401 - before torch, whose idle threads would else take the feed's cores
+
+# isort: split
 import os
 import statistics
 import sys
@@ -49,7 +52,7 @@ from train.feed import Feed
 from train.finished import load
 from train.paired import Figure, difference
 from train.predict import predict
-from train.run import train
+from train.run import train as train_run
 
 FOLDS = 5
 
@@ -79,7 +82,7 @@ class Bench:
         config = replace(recipe.model().config(model), seed=seed, train_split="train+val")
         out = self.folder / recipe.name / "runs" / f"{config.model}-{seed}"
         self.console.say(f"{recipe.name}, {config.model}, seed {seed}")
-        trained = train(recipe, dataset, out, config, World(choose_device("auto")), None, self.console)
+        trained = train_run(recipe, dataset, out, config, World(choose_device("auto")), None, self.console)
         return str(out), trained.report
 
 
