@@ -78,7 +78,8 @@ def draw(rows: pd.DataFrame, field: Field, titles: Sequence[str], out: Path) -> 
 
 def _draw_one(axes: Axes, value: np.ndarray[Any, Any], field: Field) -> None:
     if _is_sound(field):
-        axes.specgram(value.astype(np.float32) + 1e-3, NFFT=256, noverlap=192, cmap="magma")
+        noise = np.random.default_rng(0).normal(size=value.shape)  # silence has no logarithm
+        axes.specgram(value + noise, NFFT=256, noverlap=192, cmap="magma")
     else:
         axes.imshow(value, cmap="gray_r")
 

@@ -54,6 +54,7 @@ def test_loops(example: str, needs: str, built_digits: Path, tmp_path: Path) -> 
     assert rest[-1] == whole[-1]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("example", ["lightning_fit.py", "hugging_face_trainer.py"])
 def test_trainers(example: str, built_digits: Path, tmp_path: Path) -> None:
     whole = run(example, built_digits, tmp_path)

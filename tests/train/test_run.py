@@ -261,7 +261,7 @@ def test_what_was_refused_before_its_first_step_leaves_the_folder_to_another_run
         (["train", "digits", "--data", "/nothing", "--out", "{tmp}/r"], "no dataset here"),
         (
             ["train", "mnist", "--data", "{data}", "--out", "{tmp}/r", "--model", "vit"],
-            "no model 'vit'; there are mlp and cnn",
+            "no model 'vit'; there are mlp, cnn and residual",
         ),
         (["train", "digits", "--data", "{data}", "--out", "{tmp}/r", "--model", "vit"], "no model 'vit'; there is cnn"),
         (["train", "digits", "--data", "{data}", "--out", "/proc/run"], "/proc"),
