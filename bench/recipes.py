@@ -85,6 +85,12 @@ class Bench:
         trained = train_run(recipe, dataset, out, config, World(choose_device("auto")), None, self.console)
         return str(out), trained.report
 
+    def tested(self, recipe: Recipe, dataset: str, seed: int) -> tuple[Mapping[str, Any], pa.Table]:
+        """The report of a run, and its predictions of the test rows."""
+        run, report = self.run(recipe, dataset, seed)
+        predict(run, dataset, f"{run}/predictions.parquet", self.console, splits=["test"])
+        return report, pq.read_table(f"{run}/predictions.parquet")
+
 
 def rows_of(dataset: str, split: str | None, columns: Sequence[str]) -> pa.Table:
     return penstock.read(dataset, split, columns=columns, as_="arrow")
@@ -110,10 +116,9 @@ def sms_spam(bench: Bench) -> Found:
         reports: list[Mapping[str, Any]] = []
         said: dict[str, int] = {}
         for recipe, dataset in zip(folds, datasets, strict=True):
-            run, report = bench.run(recipe, dataset, seed)
+            report, rows = bench.tested(recipe, dataset, seed)
             reports.append(report)
-            predict(run, dataset, f"{run}/predictions.parquet", bench.console, splits=["test"])
-            said |= {row["id"]: row["prediction"] for row in pq.read_table(f"{run}/predictions.parquet").to_pylist()}
+            said |= {row["id"]: row["prediction"] for row in rows.to_pylist()}
         if said.keys() != labels.keys():
             raise RunError(f"sms_spam: {len(said):,} predictions for {len(labels):,} rows")
         pairs = [labels[key] for key in said], [said[key] for key in said]
@@ -151,10 +156,8 @@ def credit_default(bench: Bench) -> Found:
     for seed in range(bench.seeds):
         reports, found = [], []
         for recipe, dataset in zip(splits, datasets, strict=True):
-            run, report = bench.run(recipe, dataset, seed)
+            report, said = bench.tested(recipe, dataset, seed)
             reports.append(report)
-            predict(run, dataset, f"{run}/predictions.parquet", bench.console, splits=["test"])
-            said = pq.read_table(f"{run}/predictions.parquet")
             pair = np.array([labels[client] for client in said["client"].to_pylist()]), said["score"].to_numpy()
             found.append({"auc": roc_auc_score(*pair), "calibration_error": calibration_error(*pair)})
         times = of_time(reports)

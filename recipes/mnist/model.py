@@ -7,6 +7,7 @@ The figures of the pair, and how they are reached, are made by `python -m bench.
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,22 +34,16 @@ def config(model: str | None = None) -> TrainConfig:
         case "cnn" | None:
             lr, weight_decay = 4e-3, 0.01
         case "residual":
-            return TrainConfig(
-                model=model,
-                epochs=18,
-                precision="bf16",
-                optimizer=Optimizer(lr=4e-3, weight_decay=0.05),
-                schedule=Schedule(warmup=0.1, decay="linear"),
-                label_smoothing=0.03,
-            )
+            lr, weight_decay = 4e-3, 0.05
         case _:
             raise RecipeError(f"recipe 'mnist': no model {model!r}; there are mlp, cnn and residual")
-    return TrainConfig(
+    found = TrainConfig(
         model=model or "cnn",
         optimizer=Optimizer(lr=lr, weight_decay=weight_decay),
         schedule=Schedule(warmup=0.1, decay="linear"),
         label_smoothing=0.03,
     )
+    return replace(found, epochs=18, precision="bf16") if model == "residual" else found
 
 
 def build_model(config: TrainConfig, card: Card) -> nn.Module:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from penstock.card import Card
 from penstock.errors import RecipeError
+from recipes.mnist import model as mnist
 from recipes.mnist.model import NUM_CLASSES, augment
 from train.classification import loss, metrics, predict
-from train.config import Optimizer, Schedule, TrainConfig
+from train.config import TrainConfig
 from train.models.keras import KerasModel, keras
 
 __all__ = ["augment", "build_model", "config", "loss", "metrics", "predict", "prepare"]
@@ -20,19 +21,9 @@ __all__ = ["augment", "build_model", "config", "loss", "metrics", "predict", "pr
 
 def config(model: str | None = None) -> TrainConfig:
     """As the recipe `mnist` has it."""
-    match model:
-        case "mlp":
-            lr, weight_decay = 8e-3, 0.0
-        case "cnn" | None:
-            lr, weight_decay = 4e-3, 0.01
-        case _:
-            raise RecipeError(f"recipe 'mnist_keras': no model {model!r}; there are mlp and cnn")
-    return TrainConfig(
-        model=model or "cnn",
-        optimizer=Optimizer(lr=lr, weight_decay=weight_decay),
-        schedule=Schedule(warmup=0.1, decay="linear"),
-        label_smoothing=0.03,
-    )
+    if model not in (None, "mlp", "cnn"):
+        raise RecipeError(f"recipe 'mnist_keras': no model {model!r}; there are mlp and cnn")
+    return mnist.config(model)
 
 
 def build_model(config: TrainConfig, card: Card) -> nn.Module:
