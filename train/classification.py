@@ -21,10 +21,14 @@ def loss(logits: Tensor, batch: dict[str, Any], config: TrainConfig) -> tuple[Te
     """Cross-entropy of (B, classes) logits with the label: (B,) summed loss and (B,) weight, that of the row's class.
 
     One sum divided by the other is what torch's `cross_entropy` calls the mean, also with both settings together.
-    Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
+    Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7. Of an ensemble in training, whose logits
+    are (B, members, classes), it is the mean of the members' losses.
 
     Raises: RunError where there are not as many class weights as classes.
     """
+    if logits.dim() == 3:
+        of_members = [loss(member, batch, config) for member in logits.unbind(dim=1)]
+        return torch.stack([losses for losses, _ in of_members]).mean(dim=0), of_members[0][1]
     labels: Tensor = batch[LABEL]
     if not config.class_weights:
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)

@@ -4,8 +4,9 @@
     for optimizer in optimizers: optimizer.step()
 
 Weight decay is for matrices and kernels, not for biases, scales and norms. Muon is for the matrices of hidden layers:
-embeddings, the head (the model's last `nn.Linear`), kernels and vectors are AdamW's, in a second optimizer. With
-`match_rms_adamw` the updates of both have the same size, so that one learning rate and one weight decay serve both.
+embeddings, the head (the last `nn.Linear` of the model, or of each member of an ensemble), kernels and vectors are
+AdamW's, in a second optimizer. With `match_rms_adamw` the updates of both have the same size, so that one learning
+rate and one weight decay serve both.
 All of them step parameters that FSDP2 has sharded; Muon gathers a matrix for its products.
 """
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from train.config import Optimizer
 from train.distributed import is_sharded
+from train.models.ensemble import Ensemble
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -85,7 +87,8 @@ def _undecayed(model: nn.Module, config: Optimizer) -> set[nn.Parameter]:
 
 
 def _hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
-    head = [module.weight for module in model.modules() if isinstance(module, nn.Linear)][-1:]
+    members = [m for module in model.modules() if isinstance(module, Ensemble) for m in module.members] or [model]
+    heads = [[m.weight for m in member.modules() if isinstance(m, nn.Linear)][-1:] for member in members]
     embeddings = [module.weight for module in model.modules() if isinstance(module, EMBEDDINGS)]
     norms = [p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()]
-    return {p for p in model.parameters() if p.dim() == 2}.difference(head, embeddings, norms)
+    return {p for p in model.parameters() if p.dim() == 2}.difference(*heads, embeddings, norms)
