@@ -1,9 +1,9 @@
 """Tiny Shakespeare: 40,000 lines of plays, 1,115,394 characters, 65 different ones, as one text file.
 
 A row is a passage of 256 characters, disjoint from all others: the last tenth of the text is the test split, the tenth
-before it val. `letters` are the characters of the passage and of what follows it in its split, 513 at most, so that a
-model can begin at any of the passage's characters and see 256 more; `tokens` are the passage's byte pairs. Both
-tokenisers are learnt on train.
+before it val. `letters` are the characters of the passage, of the one before it and of the one behind it in its split:
+so a model that is judged by the passage has read what comes before, and one that learns can begin anywhere. `tokens`
+are the passage's byte pairs. Both tokenisers are learnt on train.
 
 The whole text is put together in one task, since a passage follows from all lines before it.
 
@@ -25,13 +25,14 @@ schema = Schema(
         Field("id", "string"),
         Field("text", "string"),
         Field("num_characters", "int32"),
+        Field("num_before", "int32"),  # how many of the letters are before the passage
         Field("letters", "int32", (None,)),
         Field("tokens", "int32", (None,)),
     ),
     key="id",
 )
 split = Split({"train": 0.8, "val": 0.1, "test": 0.1}, source="part")
-transforms = {"letters": Characters("onwards"), "tokens": BytePairs("text", 1024)}
+transforms = {"letters": Characters("around"), "tokens": BytePairs("text", 1024)}
 clean_key = ("line",)
 
 
@@ -58,12 +59,13 @@ def build(rows: DataFrame, labelled: bool) -> DataFrame:
     passages = whole.select(F.inline(parts)).select("part", cut.alias("passages"))
 
     def passage(text: Column, number: Column) -> Column:
-        following = [F.coalesce(F.get("passages", number + after), F.lit("")) for after in (1, 2)]
+        before, behind = (F.coalesce(F.get("passages", number + step), F.lit("")) for step in (-1, 1))
         return F.struct(
             F.concat("part", F.lit("-"), F.lpad(number.cast("string"), 5, "0")).alias("id"),
             text.alias("text"),
             F.length(text).alias("num_characters"),
-            F.concat(text, following[0], F.substring(following[1], 1, 1)).alias("onwards"),
+            F.length(before).alias("num_before"),
+            F.concat(before, text, behind).alias("around"),
             (F.length(text) - F.length(F.replace(text, F.lit("\n"), F.lit("")))).alias("_rows"),  # lines that end in it
         )
 

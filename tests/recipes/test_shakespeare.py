@@ -20,6 +20,7 @@ from penstock.recipe import find
 from recipes.shakespeare import model
 from tests.conftest import SHARED_DATA
 from tests.recipes.resuming import train_and_resume
+from train.config import TrainConfig
 from train.feed import Feed
 from train.random import drawing
 
@@ -53,7 +54,8 @@ def test_every_character_is_in_one_passage_and_no_split_sees_another(built: tupl
     at = dict.fromkeys(of, 0)
     for row in rows:
         split, first = row["split"], at[row["split"]]
-        assert row["letters"] == letters.encode(of[split][first : first + 2 * 256 + 1]).ids
+        assert row["num_before"] == min(first, 256)
+        assert row["letters"] == letters.encode(of[split][first - row["num_before"] : first + 2 * 256]).ids
         assert pairs.decode(row["tokens"]) == row["text"]
         assert row["num_characters"] == len(row["text"])
         at[split] += len(row["text"])
@@ -82,23 +84,51 @@ def test_each_character_is_predicted_once(built: tuple[Path, Built], name: str) 
     assert nats == pytest.approx(num_tokens * np.log(size), rel=1e-5)
 
 
-def test_training_begins_a_passage_at_any_of_its_characters(built: tuple[Path, Built]) -> None:
+def test_training_begins_at_any_letter_and_learns_all_that_follow(built: tuple[Path, Built]) -> None:
     config = model.config()
-    batch = next(Feed(str(built[0]), global_batch_size=20, shuffle=False).epoch())
+    batch = next(Feed(str(built[0]), global_batch_size=20, lanes=1, shuffle=False).epoch())
     firsts = set()
     for key in range(60):
         found = model.augment(batch, config, drawing(torch.full((20,), key * 7919)), 0.0)
-        assert found["letters"].shape == (20, 257)
+        assert found["letters"].shape == (20, 513)
         whole, cut = batch["letters"][3].tolist(), found["letters"][3].tolist()
-        first = next(i for i in range(256) if whole[i : i + 257] == cut)
-        firsts.add(first)
+        firsts.add(next(i for i in range(256) if whole[i : i + 513] == cut))
+        assert num_learnt(found, config)[3] == 512
     assert len(firsts) > 30
     assert min(firsts) < 30
     assert max(firsts) > 225
     short = {**batch, "letters": batch["letters"][:, :100], "_letters_length": torch.full((20,), 100)}
     found = model.augment(short, config, drawing(torch.arange(20)), 0.0)
     assert found["letters"][:, :100].equal(short["letters"])
-    assert found["_letters_length"].tolist() == [100] * 20
+    assert num_learnt(found, config) == [99] * 20
+
+
+def num_learnt(batch: dict[str, torch.Tensor], config: TrainConfig) -> list[int]:
+    """Of each row the number of characters that the loss is of."""
+    size = (len(batch["letters"]), min(batch["letters"].shape[1], model.CONTEXT), 67)
+    return [int(weight) for weight in model.loss(torch.zeros(size), batch, config)[1]]
+
+
+def test_a_passage_is_judged_behind_what_comes_before_it(built: tuple[Path, Built]) -> None:
+    """Changing a character before the passage changes its loss; changing one behind it does not."""
+    torch.manual_seed(0)
+    config, card = model.config(), built[1].card
+    network = model.build_model(config, card).eval()
+    for weight in network.parameters():  # which begins as a model that says nothing, and looks at nothing
+        torch.nn.init.normal_(weight, std=0.1)
+    batch = next(Feed(str(built[0]), "val", global_batch_size=4, lanes=1, shuffle=False).epoch())
+
+    def nats(changed: int | None) -> list[float]:
+        letters = batch["letters"].clone()
+        if changed is not None:
+            letters[:, changed] = letters[:, changed] % 20 + 2
+        read = {**batch, "letters": letters}
+        with torch.no_grad():
+            return model.loss(network(model.prepare(read, card)), read, config)[0].tolist()  # type: ignore[no-any-return]
+
+    whole = batch["num_before"].tolist().index(256)
+    assert nats(250)[whole] != nats(None)[whole]
+    assert nats(512)[whole] == nats(None)[whole]
 
 
 @pytest.mark.parametrize("name", ["characters", "byte_pairs"])
