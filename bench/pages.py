@@ -4,23 +4,29 @@
     python -m bench.pages demo_mnist/runs/1 --data demo_mnist/dataset
 
 Writes docs/recipes/RECIPE.md, with the docstrings of the recipe and the figures of the run, and beside it pictures
-of the training curve, of the data, and of the rows of val that the model is most sure of and wrong about.
+of the training curve, of the data, and of the rows of val that the model is most sure of and wrong about; without a
+label, those of the greatest loss. A language model goes on with a word.
 """
 
 from __future__ import annotations
 
+import train  # noqa: F401 - before torch, whose idle threads would else take the feed's cores
+
+# isort: split
 import inspect
 import json
 import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -31,12 +37,15 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.recipe import find
 from penstock.schema import Field, Schema
-from train.finished import load
+from train.feed import WEIGHT, Feed
+from train.finished import Finished, load
+from train.generate import generate
 from train.predict import predict
 
 PAGES = ROOT / "docs" / "recipes"
 SHOWN, COLUMNS = 12, 6  # rows that are looked at; pictures beside each other
 LONGEST_TEXT, NUM_ELEMENTS = 160, 5
+PROMPT, NUM_TOKENS = "The ", 300
 
 
 def curve(run: Path, out: Path) -> None:
@@ -101,15 +110,20 @@ def _cell(value: object) -> str:
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
 
 
-def with_elements(rows: pd.DataFrame, card: Card) -> pd.DataFrame:
-    """Columns of those elements of a vector of features that tell most of the label."""
+def readable(rows: pd.DataFrame, card: Card) -> pd.DataFrame:
+    """With columns of those elements of a vector of features that tell most of the label, and of what numbers name."""
     for name, fitted in card.transforms.items():
-        if isinstance(fitted, Mapping) and "elements" in fitted and card.schema.label is not None:
+        if not isinstance(fitted, Mapping) or name not in rows:
+            continue
+        if "elements" in fitted and card.schema.label is not None:
             values, labels = np.stack(rows[name]), rows[card.schema.label].to_numpy()
             with np.errstate(invalid="ignore"):  # an element that is the same for all
                 tells = np.nan_to_num([abs(np.corrcoef(column, labels)[0, 1]) for column in values.T])
             for i in np.argsort(-tells)[:NUM_ELEMENTS]:
                 rows[str(fitted["elements"][i])] = values[:, i].astype(float)
+        elif "values" in fitted:
+            known = [None, *fitted["values"]]
+            rows[f"{name}, by name"] = [", ".join(str(known[i]) for i in numbers) for numbers in rows[name]]
     return rows
 
 
@@ -120,6 +134,52 @@ def worst(rows: pd.DataFrame, label: str) -> pd.DataFrame:
     return wrong.loc[sure.sort_values(ascending=False).index[:SHOWN]]
 
 
+@torch.no_grad()
+def hardest(finished: Finished, dataset: str, key: str) -> pd.DataFrame:
+    """The rows of val with the greatest mean loss: their key and `loss`."""
+    config, losses, keys = replace(finished.config, label_smoothing=0.0), [], []
+    card = finished.card
+    options: dict[str, Any] = {"columns": card.schema.names, "global_batch_size": 100, "shuffle": False}
+    for batch in Feed(dataset, "val", version=card.version, **options).epoch():
+        outputs = finished.model(finished.recipe.prepare(batch, card))
+        loss, weight = finished.recipe.loss(outputs, batch, config)
+        there = batch[WEIGHT] > 0
+        losses += (loss / weight.clamp(min=1e-12))[there].tolist()
+        keys += [value for value, counts in zip(list(batch[key]), there.tolist(), strict=True) if counts]
+    found = pd.DataFrame({key: keys, "loss": losses})
+    return found.sort_values("loss", ascending=False, kind="stable").iloc[:SHOWN]
+
+
+def seen(rows: pd.DataFrame, schema: Schema, titles: Sequence[str], about: str, out: Path) -> list[str]:
+    """Rows as a picture of each, or as a table."""
+    field = pictured(schema)
+    if field is None:
+        return [*as_table(rows, schema), ""]
+    draw(rows, field, titles, out)
+    return [f"![{about}]({out.name})", ""]
+
+
+def written(run: Path, console: Console) -> list[str]:
+    found = generate(
+        str(run),
+        PROMPT,
+        console,
+        max_tokens=NUM_TOKENS,
+        temperature=0.8,
+        top_p=0.95,
+        seed=0,
+        device=torch.device("cpu"),
+        compare_cache=True,
+    )
+    lines = [f"    {line}".rstrip() for line in found["text"].splitlines()]
+    speeds = [f"{found[name]:,.0f} tokens/s {how}" for name, how in SPEEDS.items()]
+    asked = f'    penstock generate RUN --prompt "{PROMPT}" --max-tokens {NUM_TOKENS} --temperature 0.8 --top-p 0.95'
+    return ["## What it writes", "", asked, "", *lines, "", f"{' and '.join(speeds)} ({cpu_name()}).", ""]
+
+
+SPEEDS = {"tokens_per_s": "with the cache of keys and values", "tokens_per_s_without_cache": "without"}
+
+
 def work(arguments: Namespace, console: Console) -> dict[str, Any]:
     run = Path(arguments.run)
     finished = load(str(run))
@@ -128,7 +188,7 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
     report = json.loads((run / "report.json").read_text())
     PAGES.mkdir(exist_ok=True)
     name = recipe.name
-    rows = with_elements(penstock.read(arguments.data, "val", version=card.version), card)
+    rows = readable(penstock.read(arguments.data, "val", version=card.version), card)
     curve(run, PAGES / f"{name}-curve.png")
     test = ", ".join(f"{key} {value:.4f}" for key, value in report["test"].items())
     size = sum(p.numel() for p in finished.model.parameters())
@@ -143,27 +203,28 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
         f"![Losses and figures by epoch]({name}-curve.png)",
         "",
     ]
-    field = pictured(schema)
     first = rows.iloc[:SHOWN]
-    page += ["## The data", ""]
-    if field is not None:
-        draw(first, field, [str(value) for value in first[schema.label or schema.key]], PAGES / f"{name}-data.png")
-        page += [f"![Rows of val]({name}-data.png)", ""]
-    else:
-        page += [*as_table(first, schema), ""]
-    if schema.label is not None and schema.key is not None:
+    labels = [str(value) for value in first[schema.label or schema.key]]
+    page += ["## The data", "", *seen(first, schema, labels, "Rows of val", PAGES / f"{name}-data.png")]
+    if schema.key is not None:
         with tempfile.TemporaryDirectory() as folder:
             predict(run, arguments.data, f"{folder}/said.parquet", console, splits=["val"])
             said = pq.read_table(f"{folder}/said.parquet", columns=[schema.key, "prediction", "score"]).to_pandas()
-        wrong = worst(rows.merge(said, on=schema.key, validate="1:1"), schema.label)
-        page += ["## Wrong, and sure of it", ""]
-        if field is not None:
+        if schema.label is not None:
+            wrong = worst(rows.merge(said, on=schema.key, validate="1:1"), schema.label)
             said_of = zip(wrong[schema.label], wrong["prediction"], wrong["score"], strict=True)
             titles = [f"{label}, said {found} ({score:.2f})" for label, found, score in said_of]
-            draw(wrong, field, titles, PAGES / f"{name}-wrong.png")
-            page += [f"![Rows of val, their label, what was said and how surely]({name}-wrong.png)", ""]
+            about = "Rows of val, their label, what was said and how surely"
+            page += ["## Wrong, and sure of it", ""]
+            page += seen(wrong, schema, titles, about, PAGES / f"{name}-wrong.png")
         else:
-            page += [*as_table(wrong, schema), ""]
+            hard = hardest(finished, arguments.data, schema.key).merge(rows, on=schema.key, validate="1:1")
+            if not hasattr(finished.recipe, "speaks"):
+                said["prediction"] = [", ".join(map(str, best)) for best in said["prediction"]]
+                hard = hard.merge(said[[schema.key, "prediction"]], on=schema.key, validate="1:1")
+            page += ["## The hardest", "", *as_table(hard, schema), ""]
+    if hasattr(finished.recipe, "speaks"):
+        page += written(run, console)
     (PAGES / f"{name}.md").write_text("\n".join(page).rstrip() + "\n")
     console.say(f"Page: {PAGES / name}.md")
     return {"page": str(PAGES / f"{name}.md")}

@@ -13,6 +13,7 @@ import torch
 from pyspark.sql import SparkSession
 from tokenizers import Tokenizer
 
+from bench import pages
 from etl.run import Built, etl
 from penstock import cli, tokens
 from penstock.console import Console
@@ -133,7 +134,11 @@ def test_a_passage_is_judged_behind_what_comes_before_it(built: tuple[Path, Buil
 
 @pytest.mark.parametrize("name", ["characters", "byte_pairs"])
 def test_a_slice_trains_goes_on_predicts_and_speaks(
-    built: tuple[Path, Built], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    built: tuple[Path, Built],
+    tmp_path: Path,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, data = tmp_path / "run", built[0]
     train_and_resume("shakespeare", data, run, "--model", name)
@@ -142,6 +147,14 @@ def test_a_slice_trains_goes_on_predicts_and_speaks(
     capsys.readouterr()
     assert cli.main(["generate", str(run), "--prompt", "ROMEO:", "--max-tokens", "20", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 20
+
+    monkeypatch.setattr(pages, "PAGES", tmp_path)
+    monkeypatch.setattr(pages, "NUM_TOKENS", 20)
+    assert pages.main([str(run), "--data", str(data)]) == 0
+    page = (tmp_path / "shakespeare.md").read_text()
+    assert f"    {pages.PROMPT}" in page.split("## What it writes")[1]
+    val = "".join(" ".join(row["text"].split()) for row in passages(*built) if row["split"] == "val")
+    assert page.split("## The hardest")[1].splitlines()[4].split(" | ")[1][:100] in val
 
 
 @pytest.mark.soak
