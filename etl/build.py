@@ -16,7 +16,6 @@ from pyspark.sql import functions as F
 
 from etl import features, publish, split
 from etl.clean import PLACE
-from etl.publish import Written
 from etl.read import escaped
 from etl.spark import progress
 from penstock import store
@@ -24,6 +23,7 @@ from penstock.console import Console
 from penstock.errors import RawDataError, RecipeError
 from penstock.recipe import DatasetRecipe
 from penstock.schema import Schema
+from penstock.shards import Written
 
 USED = "_rows"  # column that build() gives: of how many clean rows a row is made
 

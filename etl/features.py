@@ -19,9 +19,11 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 from pyspark.sql.pandas.functions import arrow_udf
 
-from etl import exact, publish, transform
+from etl import exact, publish
+from etl.transform import pack
 from penstock import tokens
 from penstock.errors import DatasetError, RecipeError
+from penstock.fit import mean_and_std
 from penstock.schema import Field, Schema
 from penstock.transforms import (
     MAX_CATEGORIES,
@@ -173,7 +175,7 @@ def _fitted(part: Transform, answer: Any, kind: T.DataType) -> JSON:
         )
     match part:
         case Standardise():
-            return transform.mean_and_std(answer.count, answer.total, answer.squares)
+            return mean_and_std(answer.count, answer.total, answer.squares)
         case MinMax():
             return {"low": answer.low, "high": answer.high}
         case Impute(value="mean"):
@@ -316,7 +318,7 @@ def apply(df: DataFrame, fitted: Mapping[str, JSON], schema: Schema, keep: Seque
             columns.append(_column(made_of).cast(publish.spark_type(schema[name])).alias(name))
     df = df.select(*columns)
     for name, aliases in packs.items():
-        df = transform.pack(df, aliases, into=schema[name])
+        df = pack(df, aliases, into=schema[name])
     return df
 
 

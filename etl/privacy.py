@@ -19,9 +19,8 @@ from pyspark.sql.types import BinaryType, BooleanType, IntegralType, StringType,
 from penstock import personal
 from penstock.card import Card
 from penstock.errors import RecipeError
-from penstock.privacy import KEY, Derive, Drop, Mask, Pseudonymise, PseudonymKey, Treatment
+from penstock.privacy import KEY, Derive, Drop, Mask, Pseudonymise, PseudonymKey, Treatment, not_masked
 from penstock.recipe import DatasetRecipe
-from penstock.schema import Schema
 
 FOUND = pa.schema({"name": pa.string(), "kind": pa.string(), "number": pa.int64()})
 INNER, OUTER = "_inner_pad", "_outer_pad"
@@ -203,24 +202,10 @@ def _one_row(spark: SparkSession, values: Mapping[str, bytes]) -> DataFrame:
 # Before publishing: what is not marked
 
 
-def looked_for(schema: Schema, private: Mapping[str, Treatment], excepted: Collection[str]) -> dict[str, list[str]]:
-    """For each column of strings the kinds that are looked for: none in pseudonyms and exceptions, no masked ones."""
-    strings = [field.name for field in schema.fields if field.dtype == "string"]
-    wanted = {name: _not_masked(private.get(name)) for name in strings if name not in excepted}
-    return {name: kinds for name, kinds in wanted.items() if kinds}
-
-
-def _not_masked(treatment: Treatment | None) -> list[str]:
-    if isinstance(treatment, Pseudonymise):
-        return []
-    masked = treatment.kinds if isinstance(treatment, Mask) else ()
-    return [kind for kind in personal.LOOKED_FOR if kind not in masked]
-
-
 def found(df: DataFrame, private: Mapping[str, Treatment], excepted: Collection[str]) -> dict[str, Counter[str]]:
     """What columns of strings hold, as `personal.found` counts it: a job of its own, for rows that are kept."""
     strings = [f.name for f in df.schema.fields if isinstance(f.dataType, StringType) and f.name not in excepted]
-    look_for = {name: kinds for name in strings if (kinds := _not_masked(private.get(name)))}
+    look_for = {name: kinds for name in strings if (kinds := not_masked(private.get(name)))}
     if not look_for:
         return {}
 
@@ -238,21 +223,6 @@ def found(df: DataFrame, private: Mapping[str, Treatment], excepted: Collection[
     for row in rows.groupBy("name", "kind").sum("number").collect():
         totals[row["name"]][row["kind"]] = row["sum(number)"]
     return totals
-
-
-def check_unmarked(found: Mapping[str, Mapping[str, int]]) -> None:
-    """Raises: RecipeError where a column holds what looks like personal data; it tells no value."""
-    said = []
-    for name, counts in found.items():
-        if kinds := personal.looks_personal(counts):
-            numbers = " and ".join(f"{personal.NAMES[kind]} in {number:,} values" for kind, number in kinds.items())
-            masks = ", ".join(f'"{kind}"' for kind in kinds)
-            said.append(
-                f'column {name!r} has what looks like {numbers}: add "{name}": Mask({masks}) to the recipe\'s private, '
-                f'or "{name}": "why it is none" to its not_private'
-            )
-    if said:
-        raise RecipeError(f"personal data: {'; '.join(said)}; nothing is published")
 
 
 def check_key(frozen: Card, key: PseudonymKey | None) -> None:

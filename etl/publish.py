@@ -1,82 +1,30 @@
-"""Writes placed rows as the files of a version, reads every byte of them back, and says what was written.
+"""Placed rows as the files of a version: a task of Spark writes a whole shard, reads it back, and says what it wrote.
 
-One task does a whole shard. Its rows come sorted by hash and key, so that equal keys lie side by side: it keeps the
-first of each, writes its files, and audits them as they then lie in the storage. Arrow writes them, not Spark, because
-a task can do all that in one pass, and because the bytes then depend on the rows alone: the footers that Spark's
-writer gives list the encodings in another order from one JVM to the next.
+penstock/shards.py is what such a task does. Not Spark but Arrow writes the files, because a task can do all that in one
+pass, and because the bytes then depend on the rows alone: the footers that Spark's writer gives list the encodings in
+another order from one JVM to the next.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyspark import TaskContext
 from pyspark.sql import DataFrame
 
-from etl import leakage
-from penstock import buckets, personal, profile, store
-from penstock.audit import FileAudit, audit_file
-from penstock.digest import U64, column_hashes, row_hashes
+from penstock import leakage, shards
 from penstock.errors import RecipeError
-from penstock.profile import Profile
 from penstock.recipe import Split
 from penstock.schema import Field, Schema
+from penstock.shards import FILE_BYTES, Layout, Written
 
 SPARK_TYPES = {"bool": "boolean", "int8": "tinyint", "int16": "smallint", "int32": "int", "int64": "bigint"}
 SPARK_TYPES |= {"float32": "float", "float64": "double", "string": "string", "bytes": "binary"}
-FILE_BYTES = 128 << 20
-ONE_PAGE_BYTES = 1 << 30
-WRITTEN = pa.schema(
-    {
-        "split": pa.string(),
-        "file": pa.string(),
-        "audit": pa.binary(),
-        "duplicates": pa.int64(),
-        "exact_duplicates": pa.int64(),
-        "contents": pa.binary(),
-        "groups": pa.binary(),
-        "found": pa.string(),
-    }
-)
 WRITTEN_COLUMNS = (
     "split string, file string, audit binary, duplicates long, exact_duplicates long, contents binary, groups binary, "
     "found string"
 )
-
-
-@dataclass(frozen=True)
-class Written:
-    """For each split its files, in order of their names; and the rows whose key an earlier row had.
-
-    Exact duplicates are equal to the row that was kept in all fields.
-    """
-
-    audits: Mapping[str, Sequence[FileAudit]]
-    duplicates: int
-    exact_duplicates: int
-    leakage: Mapping[str, int | float]  # as the card has it
-    personal: Mapping[str, Mapping[str, int]]  # column that was looked through -> what `personal.found` counts in it
-
-    @property
-    def num_rows(self) -> int:
-        return sum(audit.num_rows for audits in self.audits.values() for audit in audits)
-
-    def profiles(self, schema: Schema) -> dict[str, Profile]:
-        """Split -> what its rows are like."""
-        return {
-            name: profile.merge([audit.profile for audit in audits if audit.profile], schema)
-            for name, audits in self.audits.items()
-        }
 
 
 def spark_type(field: Field) -> str:
@@ -110,237 +58,18 @@ def write(
     most_compared: int = leakage.MOST_COMPARED,
     look_for: Mapping[str, Collection[str]] | None = None,
 ) -> Written:
-    """Runs the job: a task for each partition of `placed`, files in `split=<name>/` of `data_url`.
-
-    The rows that are dropped for another one with their key are listed in `duplicates_url`. Of each shard so many rows
-    at most are compared with those of other splits. `look_for` names the kinds of personal data that are counted in
-    columns of strings.
+    """Runs the job: a task for each partition of `placed`. What the other arguments say, `Layout` tells.
 
     Raises: RecipeError for a split whose name cannot be that of a folder, and for a key or a group that is in two
     splits; DatasetError for nulls and tensors of another width.
     """
-    by_group = "_group" in placed.columns
+    layout = Layout(schema, split, row_group_bytes, data_url, file_bytes, duplicates_url, most_compared, look_for)
 
     def write_shard(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         task = TaskContext.get()
         assert task is not None
-        assert schema.key is not None
-        shard = f"part-{task.partitionId():05d}-{task.taskAttemptId()}"  # a second attempt meets no file of the first
-        num_files = 0
-        dropped: list[pa.Table] = []
-        contents: list[tuple[str, U64]] = []
-        groups: list[tuple[str, U64]] = []
-        found: dict[str, Counter[str]] = defaultdict(Counter)
+        # A second attempt meets no file of the first.
+        return shards.write_shard(batches, f"part-{task.partitionId():05d}-{task.taskAttemptId()}", layout)
 
-        def look(rows: pa.Table) -> None:
-            for column, kinds in (look_for or {}).items():
-                found[column] += personal.found(rows[column], kinds)
-
-        def written(name: str, rows: pa.Table) -> pa.RecordBatch:
-            nonlocal num_files
-            file = f"split={name}/{shard}-{num_files:05d}.parquet"
-            num_files += 1
-            look(rows)
-            store.write(store.join(data_url, file), parquet(rows, schema, row_group_bytes))
-            audit = audit_file(data_url, file, name, schema, profiled=True)
-            assert audit.contents is not None
-            contents.append((name, audit.contents))
-            return _record(split=name, file=file, audit=audit.to_bytes())
-
-        pending: dict[str, list[pa.Table]] = defaultdict(list)
-        pending_bytes: dict[str, int] = defaultdict(int)
-        for batch, is_first, others in _with_firsts(batches, schema, split):
-            dropped += [] if others is None else [others]
-            splits = batch.column("split")
-            for name in splits.unique().to_pylist():
-                _check_name(name)
-                is_here = pc.and_(is_first, pc.equal(splits, name))
-                if not is_here.true_count:  # none but what is dropped for a row of another split
-                    continue
-                if by_group:
-                    known = batch.column("_group").filter(is_here).drop_null().unique()
-                    groups.append((name, known.to_numpy().view(np.uint64)))
-                pending[name].append(pa.table(batch.select(schema.names).filter(is_here)))
-                pending_bytes[name] += int(row_bytes(pending[name][-1], schema).sum())
-                if pending_bytes[name] > file_bytes:
-                    rows = pa.concat_tables(pending[name])
-                    while (num_rows := rows_of_a_file(rows, schema, file_bytes)) < rows.num_rows:
-                        yield written(name, rows.slice(0, num_rows))
-                        rows = rows.slice(num_rows)
-                    pending[name], pending_bytes[name] = [rows], int(row_bytes(rows, schema).sum())
-        for name, tables in pending.items():
-            yield written(name, pa.concat_tables(tables))
-        listed = pa.concat_tables(dropped) if dropped else None
-        if listed is not None and duplicates_url is not None:
-            look(listed)
-            store.write(store.join(duplicates_url, f"{shard}.parquet"), _list_of(listed))
-        yield _record(
-            file=f"{shard}.parquet",
-            duplicates=0 if listed is None else listed.num_rows,
-            exact_duplicates=0 if listed is None else pc.sum(listed["exact"]).as_py(),
-            contents=leakage.sketch(contents, most_compared).to_bytes(),
-            groups=leakage.sketch(groups, most_compared).to_bytes(),
-            found=json.dumps(found),
-        )
-
-    rows = placed.mapInArrow(write_shard, WRITTEN_COLUMNS).collect()
-    shards = [row for row in rows if row["audit"] is None]
-    files = sorted((row["split"], row["file"], row["audit"]) for row in rows if row["audit"] is not None)
-    _remove_others(data_url, {file for _, file, _ in files})
-    if duplicates_url is not None:
-        _remove_others(duplicates_url, {row["file"] for row in shards if row["duplicates"]})
-    audits: dict[str, list[FileAudit]] = {name: [] for name in [*split.names, *(name for name, _, _ in files)]}
-    for name, _, audit in files:
-        audits[name].append(FileAudit.from_bytes(audit))
-    return Written(
-        audits,
-        sum(row["duplicates"] for row in shards),
-        sum(row["exact_duplicates"] for row in shards),
-        _leakage([row["contents"] for row in shards], [row["groups"] for row in shards] if by_group else None, split),
-        _added_up([json.loads(row["found"]) for row in shards]),
-    )
-
-
-def _added_up(shards: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, Counter[str]]:
-    totals: dict[str, Counter[str]] = defaultdict(Counter)
-    for shard in shards:
-        for column, counts in shard.items():
-            totals[column] += Counter(counts)
-    return dict(totals)
-
-
-def _leakage(contents: Sequence[bytes], groups: Sequence[bytes] | None, split: Split) -> dict[str, int | float]:
-    """What is in two splits. Raises: RecipeError where a group is."""
-    equal_rows, compared = leakage.in_several_splits([leakage.Sketch.from_bytes(found) for found in contents])
-    found: dict[str, int | float] = {"keys": 0, "equal_rows": equal_rows, "compared": compared}
-    if groups is not None:
-        torn, compared_groups = leakage.in_several_splits([leakage.Sketch.from_bytes(found) for found in groups])
-        if torn:
-            raise RecipeError(
-                f"split: {torn:,} groups of {split.by!r} have rows in several splits, since column {split.source!r} "
-                f"names another split for some of them; it must name one split for all rows of a group"
-            )
-        found |= {"groups": torn, "compared_groups": compared_groups}
-    return found
-
-
-def _remove_others(url: str, files: Collection[str]) -> None:
-    for left in set(store.file_names(url)) - set(files):
-        store.remove(store.join(url, left))  # by a task that was run again
-
-
-def _list_of(rows: pa.Table) -> memoryview:
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", store_schema=False)
-    return memoryview(sink.getvalue())
-
-
-def rows_of_a_file(rows: pa.Table, schema: Schema, file_bytes: int) -> int:
-    """How many of the rows, from the first, make a file of at most so many bytes, or of one row."""
-    return max(1, int(np.searchsorted(np.cumsum(row_bytes(rows, schema)), file_bytes, side="right")))
-
-
-def row_bytes(rows: pa.Table, schema: Schema) -> npt.NDArray[np.int64]:
-    """(n,) the bytes of each row's values."""
-    widths = np.full(rows.num_rows, sum(field.num_bytes for field in schema.fields if not field.is_varying))
-    for field in (field for field in schema.fields if field.is_varying):
-        if field.is_list:
-            lengths, width = pc.list_value_length(rows[field.name]), field.numpy_dtype.itemsize
-        else:
-            lengths, width = pc.binary_length(rows[field.name]), 1
-        widths += width * pc.fill_null(lengths, 0).to_numpy()
-    return widths
-
-
-def parquet(rows: pa.Table, schema: Schema, row_group_bytes: int) -> memoryview:
-    """A Parquet file of even row groups, values of fixed width uncompressed and in one page."""
-    columns = pa.schema([(field.name, field.arrow_type) for field in schema.fields])
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink,
-        columns,
-        compression="none",
-        use_dictionary=[field.name for field in schema.fields if field.dtype == "string" and field.name != schema.key],
-        # Else footers hold whole images as minimum and maximum.
-        write_statistics=[leaf(field) for field in schema.fields if spark_type(field) != "binary"],
-        data_page_size=ONE_PAGE_BYTES,
-        max_rows_per_page=2**31 - 1,
-        write_page_checksum=True,
-        store_schema=False,
-    ) as writer:
-        for group in row_groups(rows, schema, row_group_bytes):
-            # In one piece, so that a dictionary does not depend on how the rows arrived.
-            writer.write_table(group.combine_chunks().cast(columns), group.num_rows)
-    return memoryview(sink.getvalue())
-
-
-def row_groups(rows: pa.Table, schema: Schema, row_group_bytes: int) -> Iterator[pa.Table]:
-    """Even ones, in the rows' order; of a field that has buckets each of one, a bucket behind the other."""
-    if (field := schema.bucketed) is not None:
-        bucket = buckets.of(rows[field.name], field)
-        order = np.argsort(bucket, kind="stable")
-        rows, ends = rows.take(order), np.cumsum(np.bincount(bucket)).tolist()
-        parts = [rows.slice(start, end - start) for start, end in zip([0, *ends], ends, strict=False) if start < end]
-    else:
-        parts = [rows]
-    for part in parts:
-        num_groups = min(part.num_rows, max(1, round(int(row_bytes(part, schema).sum()) / row_group_bytes)))
-        rows_per_group = math.ceil(part.num_rows / num_groups)
-        for start in range(0, part.num_rows, rows_per_group):
-            yield part.slice(start, rows_per_group)
-
-
-def leaf(field: Field) -> str:
-    return f"{field.name}.list.element" if field.is_list else field.name
-
-
-def _with_firsts(
-    batches: Iterable[pa.RecordBatch], schema: Schema, split: Split
-) -> Iterator[tuple[pa.RecordBatch, pa.BooleanArray, pa.Table | None]]:
-    """Each batch, whether a row is the first of its key, and the rows that are not, `exact` where they equal that one.
-
-    Rows of one key come one after the other.
-    """
-    last = first = None
-    for batch in (batch for batch in batches if batch.num_rows):
-        keys, splits = batch.column(schema.key), batch.column("split")
-        if splits.null_count:
-            raise RecipeError(
-                f"split: {splits.null_count:,} rows have nothing in column {split.by!r}, which says their split; a "
-                f"rule must refuse them"
-            )
-        keys_before, splits_before = (
-            pa.concat_arrays([pa.nulls(1, column.type) if last is None else last.column(name), column[:-1]])
-            for name, column in ((schema.key, keys), ("split", splits))
-        )
-        last = batch.slice(batch.num_rows - 1)
-        repeated = pc.fill_null(pc.equal(keys, keys_before), False)
-        torn = pc.and_(repeated, pc.fill_null(pc.not_equal(splits, splits_before), False))
-        if split.source is not None and torn.true_count:
-            i = pc.index(torn, True).as_py()
-            names = sorted([splits_before[i].as_py(), splits[i].as_py()])
-            raise RecipeError(
-                f"split: the rows of key {keys[i].as_py()!r} are in the splits {names[0]!r} and {names[1]!r}; "
-                f"column {split.source!r} must name one split for all rows of a key",
-                values=[repr(keys[i].as_py())],
-            )
-        is_first, rows = pc.invert(repeated), pa.table(batch.select(schema.names))
-        firsts, others = rows.slice(rows.num_rows - 1), None
-        if repeated.true_count:
-            firsts = pa.concat_tables([*([] if first is None else [first]), rows.filter(is_first)])
-            which = np.cumsum(is_first.to_numpy(zero_copy_only=False)) - (first is None)
-            kept = firsts.take(which[repeated.to_numpy(zero_copy_only=False)]).combine_chunks()
-            others = rows.filter(repeated).combine_chunks()
-            exact = row_hashes(column_hashes(others, schema)) == row_hashes(column_hashes(kept, schema))
-            others = others.append_column("exact", pa.array(exact))
-        first = firsts.slice(firsts.num_rows - 1)
-        yield batch, is_first, others
-
-
-def _check_name(split: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", split):
-        raise RecipeError(f"split: {split!r} cannot name a split; use letters, digits, '_' and '-'")
-
-
-def _record(**values: str | bytes | int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([values], schema=WRITTEN)
+    records = placed.mapInArrow(write_shard, WRITTEN_COLUMNS).collect()
+    return shards.written([record.asDict() for record in records], layout)

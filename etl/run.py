@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 if __name__ == "__main__" and not __package__:  # started by spark-submit: the project's root, not this folder
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -22,25 +22,25 @@ if __name__ == "__main__" and not __package__:  # started by spark-submit: the p
 from pyspark import cloudpickle
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from etl import build, clean, counts, features, leakage, privacy, publish, split, transform, window
+from etl import build, clean, counts, features, privacy, publish, split, window
 from etl.read import escaped
 from etl.spark import RESULT_SETTINGS, progress, session, user_errors
 from etl.window import Window
 from penstock import card as cards
-from penstock import command, compare, log, manifest, profile, store
+from penstock import command, compare, leakage, log, manifest, profile, shards, store
 from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine, json_digest
 from penstock.errors import DatasetError, RawDataError, RecipeError
+from penstock.fit import fitted
 from penstock.interval import Interval
-from penstock.privacy import PseudonymKey, Treatment, pseudonym_key
+from penstock.privacy import PseudonymKey, Treatment, check_unmarked, looked_for, pseudonym_key
+from penstock.published import check_whole, damaged, publish_card, remove, removed_on_failure
 from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
 from penstock.rules import Asked, Reference, asked
 from penstock.store import RawFile
 
 REVISION = 5  # of this stage's code: raised when the same raw data would give other rows
-
-AnyCard = TypeVar("AnyCard", Card, CleanCard)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def etl(
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
     if isinstance(clean_card, CleanCard) and isinstance(card, Card):
-        _check_whole(out, card)
+        check_whole(out, card)
         return Built(card, clean_card, reused=True)
     store.check_writable(out)
     with console.step("start Spark"):
@@ -175,10 +175,10 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
     schema = recipe.schema if job.labelled else recipe.schema.without_label()
     attempt = _attempt(job)
     with (
-        _removed_on_failure(console, attempt.url(attempt.data), attempt.url(attempt.duplicates)) as urls,
+        removed_on_failure(console, attempt.url(attempt.data), attempt.url(attempt.duplicates)) as urls,
         _temporary(console, attempt.rows_url),
     ):
-        with _removed_on_failure(console, attempt.clean_url, attempt.url(attempt.quarantine)) as clean_urls:
+        with removed_on_failure(console, attempt.clean_url, attempt.url(attempt.quarantine)) as clean_urls:
             cleaned = None if clean_card and clean_card.data else _clean(spark, job)
             if job.interval is not None and cleaned is not None:
                 clean_card = _clean_interval(spark, cleaned, attempt, clean_urls, console)
@@ -189,7 +189,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 is_detour = job.keep_clean or build.is_needed(recipe)
                 rows = _over_files(spark, cleaned, attempt, console) if is_detour else cleaned.rows
 
-            shards = split.num_shards(sum(file.num_bytes for file in job.files) + _raw_bytes(job.window))
+            num_shards = shards.num_shards(sum(file.num_bytes for file in job.files) + _raw_bytes(job.window))
             store.make_private(attempt.url(attempt.duplicates))
             prepared = None
             if build.is_needed(recipe):
@@ -197,10 +197,10 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                 places = job.raw_url, attempt.rows_url, attempt.url(attempt.duplicates)
                 prepared = build.prepare(spark, rows, recipe, schema, job.labelled, job.transforms, *places, console)
                 schema = prepared.schema
-                placed = split.place(prepared.rows, schema, shards)
+                placed = split.place(prepared.rows, schema, num_shards)
             else:
                 assigned = split.assign(publish.conform(rows, schema), schema, recipe.split)
-                placed = split.place(assigned, schema, shards, recipe.keep)
+                placed = split.place(assigned, schema, num_shards, recipe.keep)
             with console.step("clean, shuffle, write and read back") as update, progress(spark, update):
                 written = publish.write(
                     placed,
@@ -209,11 +209,11 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
                     recipe.row_group_bytes,
                     attempt.url(attempt.data),
                     duplicates_url=None if prepared else attempt.url(attempt.duplicates),
-                    most_compared=leakage.MOST_COMPARED // shards,
-                    look_for=privacy.looked_for(schema, privacy.asked(recipe, job.labelled), recipe.not_private),
+                    most_compared=leakage.MOST_COMPARED // num_shards,
+                    look_for=looked_for(schema, privacy.asked(recipe, job.labelled), recipe.not_private),
                 )
 
-            privacy.check_unmarked(written.personal)
+            check_unmarked(written.personal)
             became = build.counts(prepared, written)
             if not became["duplicates"]:
                 store.remove(attempt.url(attempt.duplicates))
@@ -229,11 +229,11 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             profiles = written.profiles(schema)
             described = {name: profile.described(found, schema) for name, found in profiles.items()}
             drift = compare.check_drift(job.out, recipe, schema, described)
-            clean_card = _publish(clean_folder, clean_card, clean_urls, console)
+            clean_card = publish_card(clean_folder, clean_card, clean_urls, console)
 
         transforms = job.transforms
         if transforms is None:
-            transforms = {**transform.fitted(recipe.fit, profiles), **(prepared.transforms if prepared else {})}
+            transforms = {**fitted(recipe.fit, profiles), **(prepared.transforms if prepared else {})}
         tables = [audit.row_groups for audits in written.audits.values() for audit in audits]
         card = Card(
             version=job.version,
@@ -260,7 +260,7 @@ def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Co
             leakage=written.leakage,
             private=privacy.added(card.private for card in sources),
         )
-        published = _publish(job.out, card, urls, console)
+        published = publish_card(job.out, card, urls, console)
         if published is not card:
             console.say("Another job published this version first: its files stand, and this job's are removed")
         return Built(published, clean_card, reused=published is not card)
@@ -334,7 +334,7 @@ def _over_files(spark: SparkSession, cleaned: Cleaned, attempt: Attempt, console
         store.make_private(attempt.rows_url)
     with console.step("read, check, clean and keep") as update, progress(spark, update):
         rows = build.over_parquet(spark, rows, attempt.clean_url)
-    privacy.check_unmarked(privacy.found(rows, cleaned.private, job.recipe.not_private))
+    check_unmarked(privacy.found(rows, cleaned.private, job.recipe.not_private))
     return rows
 
 
@@ -346,7 +346,7 @@ def _clean_interval(
     rows = _over_files(spark, cleaned, attempt, console)
     card = _judge(spark, cleaned, rows.count(), attempt, console)
     store.check_unchanged(job.raw_url, job.files)
-    return _publish(store.join(job.out, "clean"), card, urls, console)
+    return publish_card(store.join(job.out, "clean"), card, urls, console)
 
 
 def _judge(
@@ -377,7 +377,7 @@ def _judge(
         recipe=recipe.name,
         data=attempt.clean if job.keep_clean else None,
         quarantine=attempt.quarantine if found.quarantined else None,
-        files=_sizes(attempt.clean_url) if job.keep_clean else {},
+        files=store.file_sizes(attempt.clean_url) if job.keep_clean else {},
         counts={"raw": found.raw, "clean": num_clean, "quarantined": found.quarantined},
         fixes=found.fixes,
         rules=found.rules,
@@ -393,48 +393,12 @@ def _judge(
     )
 
 
-def _publish(folder: str, card: AnyCard, urls: list[str], console: Console) -> AnyCard:
-    """The card that stands for this version. `urls` are those of its files, which stay where publishing fails.
-
-    For a card may be there though its writer got an error, as from a NameNode that answers too late.
-    """
-    mine = urls.copy()
-    urls.clear()
-    if cards.publish(folder, card):
-        return card
-    _remove(console, *mine)  # another job made this version meanwhile: the first card stands
-    first = cards.find(folder, card.version)
-    assert isinstance(first, type(card))
-    return first
-
-
-@contextmanager
-def _removed_on_failure(console: Console, *urls: str) -> Iterator[list[str]]:
-    """Yields what is to be removed."""
-    to_remove = list(urls)
-    try:
-        yield to_remove
-    except BaseException:
-        _remove(console, *to_remove)
-        raise
-
-
 @contextmanager
 def _temporary(console: Console, url: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _remove(console, url)
-
-
-def _remove(console: Console, *urls: str) -> None:
-    """Where the storage fails, what ended the job stays what is told."""
-    for url in urls:
-        try:
-            store.remove(url)
-        except Exception as error:
-            why = f"{type(error).__name__}: {error}".partition("\n")[0]
-            console.say(f"{store.shown(url)} stays ({why}); `penstock gc` removes it")
+        remove(console, url)
 
 
 @contextmanager
@@ -492,33 +456,12 @@ def _known_checksums(known: Sequence[Card | CleanCard]) -> dict[tuple[str, int, 
     return {(f["name"], f["num_bytes"], f["modified"]): f["sha256"] for f in raw_files if f["modified"]}
 
 
-def _sizes(url: str) -> dict[str, int]:
-    fs, path = store.filesystem(url)
-    return {name: int(fs.size(f"{path}/{name}")) for name in store.file_names(url)}
-
-
 def _kept_rows(spark: SparkSession, clean_folder: str, clean_cards: Sequence[CleanCard]) -> DataFrame:
     clean_urls = [store.join(clean_folder, str(card.data)) for card in clean_cards]
     for clean_url, card in zip(clean_urls, clean_cards, strict=True):
-        if _sizes(clean_url) != card.files:
-            raise DatasetError(_damaged(clean_url, clean_folder, card.version))
+        if store.file_sizes(clean_url) != card.files:
+            raise DatasetError(damaged(clean_url, clean_folder, card.version))
     return spark.read.parquet(*map(escaped, clean_urls))
-
-
-def _check_whole(out: str, card: Card) -> None:
-    """A version that is used again has all its files, each of its length; `penstock verify` looks at every byte."""
-    listed = manifest.read(out, card)
-    sizes = _sizes(listed.data_url)
-    if any(sizes.get(file) != num_bytes for file, (num_bytes, _) in listed.files.items()):
-        raise DatasetError(_damaged(listed.data_url, out, card.version))
-
-
-def _damaged(data_url: str, folder: str, version: str) -> str:
-    where = store.shown(store.join(folder, "cards", f"{version}.json"))
-    return (
-        f"{store.shown(data_url)}: files of version {version} are missing or have another length than when they "
-        f"were published; remove its card {where} and run again"
-    )
 
 
 def _check_fields(frozen: Card, recipe: DatasetRecipe) -> None:
@@ -598,7 +541,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def work(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    frozen = _frozen_card(arguments.frozen) if arguments.frozen else None
+    frozen = cards.frozen(arguments.frozen, "--frozen") if arguments.frozen else None
     built = etl(
         find(arguments.recipe),
         arguments.raw,
@@ -626,18 +569,6 @@ def summary(built: Built, out: str) -> dict[str, Any]:
         "counts": card.counts,
         "splits": splits,
     }
-
-
-def _frozen_card(url: str) -> Card:
-    if not url.endswith(".json"):
-        return cards.load(url)
-    try:
-        found = cards.from_json(store.read_bytes(store.absolute(url)), url)
-    except FileNotFoundError as error:
-        raise DatasetError(f"--frozen: no card at {url}") from error
-    if not isinstance(found, Card):
-        raise DatasetError(f"--frozen: {url} is the card of clean rows; name one of the dataset's cards")
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

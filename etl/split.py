@@ -6,7 +6,6 @@ key). Since the hash knows nothing of the content, this is a shuffle, and one th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from pyspark.sql import Column, DataFrame
@@ -14,19 +13,10 @@ from pyspark.sql import functions as F
 
 from etl.clean import PLACE
 from penstock.errors import RecipeError
-from penstock.recipe import First, Greatest, Keep, Last, Smallest, Split
+from penstock.recipe import HASHES, First, Greatest, Keep, Last, Smallest, Split
 from penstock.schema import Schema
 
 SMALLEST = Smallest()
-
-BUCKETS = 1_000_000  # shares are exact to a millionth
-FEW_SHARDS, FEW_BYTES = 8, 3 << 20  # so many at least, where there are so many raw bytes for each
-SHARD_BYTES = 32 << 20  # raw bytes, which may be compressed: the rows of a shard can be several times larger
-
-
-def num_shards(raw_bytes: int) -> int:
-    """From the size of the raw files, which is known before any row is read: no pass counts rows first."""
-    return max(1, min(FEW_SHARDS, math.ceil(raw_bytes / FEW_BYTES)), math.ceil(raw_bytes / SHARD_BYTES))
 
 
 def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
@@ -38,7 +28,8 @@ def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
     df = df.withColumn("_hash", F.xxhash64(F.col(schema.key).cast("string")))
     if split.before:
         chosen = _by_time(df, split)
-    elif split.by is not None:
+    elif split.is_by_group:
+        assert split.by is not None
         group = F.xxhash64(F.col(split.by).cast("string"))
         df = df.withColumn("_group", F.when(F.col(split.by).isNotNull(), group))
         chosen = _by_hash(F.coalesce("_group", "_hash"), split)
@@ -48,13 +39,9 @@ def assign(df: DataFrame, schema: Schema, split: Split) -> DataFrame:
 
 
 def _by_hash(hashed: Column, split: Split) -> Column:
-    bucket = F.pmod(F.pmod(hashed, F.lit(BUCKETS)) + F.lit(round(split.rotate * BUCKETS)), F.lit(BUCKETS))
-    below, chosen = 0.0, F.lit(None).cast("string")
-    names = sorted(split.shares)
-    for name in names[:-1]:
-        below += split.shares[name]
-        chosen = F.coalesce(chosen, F.when(bucket < round(below * BUCKETS), F.lit(name)))
-    return F.coalesce(chosen, F.lit(names[-1]))
+    bucket = F.pmod(F.pmod(hashed, F.lit(HASHES)) + F.lit(round(split.rotate * HASHES)), F.lit(HASHES))
+    *others, (last, _) = split.limits.items()
+    return F.coalesce(*(F.when(bucket < limit, F.lit(name)) for name, limit in others), F.lit(last))
 
 
 def _by_time(df: DataFrame, split: Split) -> Column:

@@ -1,11 +1,9 @@
-"""What is computed from values: columns packed into tensors, and what is fitted on the training split."""
+"""Columns packed into tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +11,7 @@ from pyspark.sql import DataFrame
 
 from penstock import tensors
 from penstock.errors import RecipeError
-from penstock.profile import Profile
 from penstock.schema import Field
-from penstock.sketch import NONE, Numbers
 
 
 def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
@@ -44,26 +40,3 @@ def pack(df: DataFrame, columns: Sequence[str], into: Field) -> DataFrame:
 
     ddl = ", ".join([*(f"`{field.name}` {field.dataType.simpleString()}" for field in rest), f"`{into.name}` binary"])
     return df.mapInArrow(packed, ddl)
-
-
-def fitted(fit: Mapping[str, str], profiles: Mapping[str, Profile]) -> dict[str, dict[str, Any]]:
-    """What a recipe fits, from exact sums over the training split: the same wherever and in whatever order."""
-    train = profiles.get("train")
-    numbers = {name: train.numbers[name] if train else NONE for name in fit}
-    return {name: {"kind": kind, **_mean_and_std(numbers[name])} for name, kind in fit.items()}
-
-
-def _mean_and_std(numbers: Numbers) -> dict[str, float]:
-    return mean_and_std(numbers.count, numbers.total, numbers.squares)
-
-
-def mean_and_std(count: int, total: int | Fraction, squares: int | Fraction) -> dict[str, float]:
-    """Mean and standard deviation of `count` values from Σ x and Σ x², rounded once, at the end; 0 and 1 for none.
-
-    The deviation of a constant, 0, by which nothing can be divided, is given as 1.
-    """
-    if not count:
-        return {"mean": 0.0, "std": 1.0}
-    mean = Fraction(total) / count
-    variance = Fraction(squares) / count - mean * mean
-    return {"mean": float(mean), "std": math.sqrt(variance) or 1.0}

@@ -244,6 +244,22 @@ def load(dataset_url: str, version: str | None = None) -> Card:
     return card
 
 
+def frozen(url: str, asked: str) -> Card:
+    """The card whose transforms are to be used again: of a dataset's newest version, or the file that is named.
+
+    Raises: DatasetError, which says by what it was `asked` for.
+    """
+    if not url.endswith(".json"):
+        return load(url)
+    try:
+        found = from_json(store.read_bytes(store.absolute(url)), url)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{asked}: no card at {url}") from error
+    if not isinstance(found, Card):
+        raise DatasetError(f"{asked}: {url} is the card of clean rows; name one of the dataset's cards")
+    return found
+
+
 def files_url(dataset_url: str, card: Card) -> str:
     """The folder that the files of a version lie in.
 

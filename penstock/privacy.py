@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from penstock import personal, store
 from penstock.errors import PenstockError, RecipeError, StorageError
+from penstock.schema import Schema
 
 KEY, KEY_FILE = "PENSTOCK_PSEUDONYM_KEY", "PENSTOCK_PSEUDONYM_KEY_FILE"
 MIN_KEY_BYTES = 32  # RFC 2104, section 3: no shorter than the hash
 BLOCK_BYTES = 64  # of SHA-256
 FINGERPRINT_OF = b"penstock: fingerprint of a pseudonym key"
+
+MEND_RECIPE = 'add "{name}": Mask({masks}) to the recipe\'s private, or "{name}": "why it is none" to its not_private'
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,32 @@ def _file(url: str) -> bytes:
         raise PenstockError(
             f"pseudonym key: {KEY_FILE} names {store.shown(url)}, which cannot be read; mend it"
         ) from error
+
+
+# Before publishing: what is not marked
+
+
+def looked_for(schema: Schema, private: Mapping[str, Treatment], excepted: Collection[str]) -> dict[str, list[str]]:
+    """For each column of strings the kinds that are looked for: none in pseudonyms and exceptions, no masked ones."""
+    strings = [field.name for field in schema.fields if field.dtype == "string"]
+    wanted = {name: not_masked(private.get(name)) for name in strings if name not in excepted}
+    return {name: kinds for name, kinds in wanted.items() if kinds}
+
+
+def not_masked(treatment: Treatment | None) -> list[str]:
+    if isinstance(treatment, Pseudonymise):
+        return []
+    masked = treatment.kinds if isinstance(treatment, Mask) else ()
+    return [kind for kind in personal.LOOKED_FOR if kind not in masked]
+
+
+def check_unmarked(found: Mapping[str, Mapping[str, int]], mend: str = MEND_RECIPE) -> None:
+    """Raises: RecipeError where a column holds what looks like personal data; no value is told."""
+    said = []
+    for name, counts in found.items():
+        if kinds := personal.looks_personal(counts):
+            numbers = " and ".join(f"{personal.NAMES[kind]} in {number:,} values" for kind, number in kinds.items())
+            masks = ", ".join(f'"{kind}"' for kind in kinds)
+            said.append(f"column {name!r} has what looks like {numbers}: {mend.format(name=name, masks=masks)}")
+    if said:
+        raise RecipeError(f"personal data: {'; '.join(said)}; nothing is published")

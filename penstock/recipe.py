@@ -31,6 +31,8 @@ from penstock.transforms import check as check_transforms
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+HASHES = 1_000_000  # that splits tell apart: shares are exact to a millionth
+ROW_GROUP_BYTES = 4 << 20
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 MODEL_FILE = "model.py"
 DATASET_PARTS = {
@@ -89,6 +91,19 @@ class Split:
         """Of the splits that there will be; `source` may name more."""
         return tuple(self.shares or self.before)
 
+    @property
+    def is_by_group(self) -> bool:
+        return self.by is not None and not self.before
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """In the order of their names the splits with which hash, mod `HASHES`, they end; the last takes the rest."""
+        below, found = 0.0, {}
+        for name in sorted(self.shares):
+            below += self.shares[name]
+            found[name] = round(below * HASHES)
+        return found
+
 
 @dataclass(frozen=True)
 class Smallest:
@@ -139,7 +154,7 @@ class DatasetRecipe:
     ] = ()  # columns that name a clean row; (): the schema's key, or all where there is a build
     transforms: Transforms = field(default_factory=dict)  # field -> what makes it, fitted on the training split
     max_quarantined: float = 0.01  # share of the raw rows
-    row_group_bytes: int = 4 << 20
+    row_group_bytes: int = ROW_GROUP_BYTES
     max_drift: float | Mapping[str, float] | None = None  # PSI against the newest version before, penstock/compare.py
     private: Mapping[str, Treatment] = field(default_factory=dict)  # column that clean() gives -> how it is treated
     not_private: Mapping[str, str] = field(default_factory=dict)  # column that looks personal -> why it is not
@@ -348,21 +363,30 @@ def _check_drift(recipe: DatasetRecipe) -> None:
 def _check_fit(recipe: DatasetRecipe) -> None:
     try:
         check_transforms(recipe.transforms, recipe.schema)
+        if recipe.transforms:
+            _check_train(recipe.split, "transforms")
+        check_fit(recipe.fit, recipe.schema, recipe.split)
     except RecipeError as error:
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from None
     if twice := sorted(recipe.fit.keys() & recipe.transforms.keys()):
         raise RecipeError(f"recipe {recipe.name!r}: {twice[0]!r} is both in fit and in transforms; choose one")
-    if (recipe.fit or recipe.transforms) and "train" not in recipe.split.names and recipe.split.source is None:
-        raise RecipeError(
-            f"recipe {recipe.name!r}: {'fit' if recipe.fit else 'transforms'} needs a split named 'train', there are "
-            f"{', '.join(recipe.split.names)}"
-        )
-    for name, transform in recipe.fit.items():
+
+
+def check_fit(fit: Mapping[str, str], schema: Schema, split: Split) -> None:
+    """Raises: RecipeError where a field cannot be fitted, or there is no split to fit it on."""
+    if fit:
+        _check_train(split, "fit")
+    for name, transform in fit.items():
         if transform != "standardise":
-            raise RecipeError(f"recipe {recipe.name!r}: fit: unknown transform {transform!r}; there is 'standardise'")
-        known = name in recipe.schema.names and recipe.schema[name]
+            raise RecipeError(f"fit: unknown transform {transform!r}; there is 'standardise'")
+        known = name in schema.names and schema[name]
         if not known or not known.is_tensor or known.numpy_dtype.kind not in "iu" or known.numpy_dtype.itemsize > 4:
-            raise RecipeError(f"recipe {recipe.name!r}: fit: {name!r} is no tensor of integers of 32 bits or fewer")
+            raise RecipeError(f"fit: {name!r} is no tensor of integers of 32 bits or fewer")
+
+
+def _check_train(split: Split, what: str) -> None:
+    if "train" not in split.names and split.source is None:
+        raise RecipeError(f"{what} needs a split named 'train', there are {', '.join(split.names)}")
 
 
 def _check_private(recipe: DatasetRecipe) -> None:

@@ -163,11 +163,3 @@ def test_of_equal_keys_the_smallest_row_comes_first_from_any_partition(spark: Sp
     runs = [list(run) for _, run in itertools.groupby(found, key=lambda row: row[0])]
     assert len(runs) == 50  # equal keys lie side by side
     assert all(run == sorted(run) for run in runs)
-
-
-@pytest.mark.parametrize(
-    ("raw_bytes", "shards"),
-    [(0, 1), (1, 1), (3 << 20, 1), ((3 << 20) + 1, 2), (100 << 20, 8), (320 << 20, 10), (10 << 40, 327_680)],
-)
-def test_shards_follow_from_the_raw_bytes(raw_bytes: int, shards: int) -> None:
-    assert split.num_shards(raw_bytes) == shards

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl import leakage
+from penstock import leakage
 
 SHARDS = st.lists(
     st.lists(
