@@ -38,8 +38,13 @@ def made_from(dataset_url: str, version: str) -> MadeFrom:
     """Raises: DatasetError where the version, or a card of its clean rows, is not there any more."""
     card = cards.load(dataset_url, version)
     found = [cards.find(store.join(dataset_url, "clean"), name) for name in card.lineage.get("clean", [])]
+    if not found:
+        raise DatasetError(
+            f"{store.shown(dataset_url)}: version {version} was not made of raw files, from which its rows could be "
+            f"built again; name one that `penstock etl` made"
+        )
     clean = [one for one in found if isinstance(one, CleanCard)]
-    if not clean or len(clean) != len(found):
+    if len(clean) != len(found):
         where = store.shown(dataset_url)
         raise DatasetError(f"{where}: cards of the clean rows of version {version} are missing; build it from raw data")
     *others, last = clean

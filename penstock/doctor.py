@@ -38,7 +38,7 @@ def checks() -> Iterator[Check]:
     yield Check(
         "both", "cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     )
-    for name in ("pyarrow", "numpy", "fsspec"):
+    for name in ("pyarrow", "numpy", "fsspec", "xxhash"):
         yield _package("both", name, "penstock")
     for protocol in ("file", "hdfs", "s3"):
         yield _filesystem(protocol)

@@ -20,9 +20,7 @@ def pack(values: npt.NDArray[Any], field: Field) -> pa.BinaryArray:
     n = len(values)
     if values.shape != (n, *field.shape):
         raise RecipeError(f"field {field.name!r}: expected shape (n, {field.shape}), found {values.shape}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        typed = np.ascontiguousarray(values.astype(field.numpy_dtype, casting="unsafe"))
-    lost = typed != values if typed.dtype.kind in "iu" else np.isinf(typed) & ~np.isinf(values)
+    typed, lost = typed_as(field, values)
     if lost.any():
         raise RecipeError(
             f"field {field.name!r}: the value {values[lost][0]} does not fit {field.dtype}; "
@@ -31,6 +29,13 @@ def pack(values: npt.NDArray[Any], field: Field) -> pa.BinaryArray:
         )
     offsets = np.arange(n + 1, dtype=np.int32) * np.int32(field.num_bytes)
     return pa.BinaryArray.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(typed)])
+
+
+def typed_as(field: Field, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """The values in a field's dtype, floats rounded, and which of them do not fit it."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        typed = np.ascontiguousarray(values.astype(field.numpy_dtype, casting="unsafe"))
+    return typed, typed != values if typed.dtype.kind in "iu" else np.isinf(typed) & ~np.isinf(values)
 
 
 def view(column: pa.Array, field: Field, where: str) -> npt.NDArray[Any]:
