@@ -1,8 +1,8 @@
 """MNIST's well-known pair of networks, `mlp`, y = W2 σ(W1 x + b1) + b2, and `cnn`, one convolution and a hidden layer;
 and `residual`, of five convolutions with norms.
 
-The figures of the pair, and how they are reached, are made by `python -m bench.mnist`, those of `residual` by
-`python -m bench.recipes`.
+The figures of the pair, and how they are reached, are made by `python -m bench.mnist`; those of `residual` by
+`python -m bench.recipes`: accuracy 0.9973 ± 0.0001 on the official test pictures, three seeds.
 """
 
 import math
