@@ -7,8 +7,9 @@ with leading zeros: ids are read as numbers. Ratings of films that `movies.dat` 
 A row is a user at a moment: what he rated before (`history`) and his habits, the films that everyone rated most in the
 week before (`recent`) and how they fare (`counts`), and what he rates after, until the next moment (`watched`). The
 last moments are the borders of the splits: the last tenth of the ratings is the test split, the tenth before it val,
-as the raw data has them; before that a moment is a week. So a model is trained as it is tested: knowing the past, it
-says what comes. Each rating is in one row's `watched`, and nothing else in a row is younger than its moment.
+as the raw data has them; before that there is one a day. So a model is trained as it is tested: knowing the past, it
+says what comes. Each rating is in one row's `watched`, and nothing else in a row is younger than its moment. One moment
+a week would always be the same weekday, and what the last days say depends on it: films start on Fridays.
 
 To be scored, each user is one row, whose moment is after all ratings. `watched` is empty.
 
@@ -27,9 +28,9 @@ from penstock.schema import Field, Schema
 from penstock.transforms import Index, Log, Standardise
 
 DAY_S = 86_400
-PERIOD_S = 7 * DAY_S  # between two moments before the borders
+PERIOD_S = DAY_S  # between two moments before the borders
 DAYS = (1, 3, 7, 14, 28)  # before a moment, in which ratings are counted
-RECENT_DAYS, NUM_RECENT = 7, 50  # in which `recent` films have most ratings, and how many films those are
+RECENT_DAYS, NUM_RECENT = 7, 100  # in which `recent` films have most ratings, and how many films those are
 VAL, TEST = 1_375_229_568, 1_376_776_237  # 2013-07-31 and 2013-08-17: 80 % and 90 % of the ratings are older
 
 schema = Schema(
@@ -56,11 +57,12 @@ clean_key = ("user", "film")
 
 
 def films(spark: SparkSession, raw_url: str) -> DataFrame:
-    """The catalogue: the number of each film, and its genres."""
+    """The catalogue: the number of each film, its genres, and its year, 0 where the title has none."""
     columns = {"film": "int", "title": "string", "genres": "string"}
     found = csv(spark, raw_url, columns, only="movies.dat", delimiter="::", quote=None, nullable=("genres",))
     genres = F.split(F.coalesce("genres", F.lit("")), r"\|")
-    return found.where("not _malformed").select("film", F.array_remove(genres, "").alias("genres"))
+    year = F.coalesce(F.expr(r"try_cast(regexp_extract(title, '\\((\\d{4})\\)$', 1) as int)"), F.lit(0))
+    return found.where("not _malformed").select("film", F.array_remove(genres, "").alias("genres"), year.alias("year"))
 
 
 rules = (

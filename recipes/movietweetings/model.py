@@ -1,4 +1,4 @@
-"""Two towers: a user's habits and genres, and how a film fares and its genres; and how he would rate each film.
+"""Two towers: a user's habits and genres, and how a film fares, its year and genres; and how he would rate each film.
 
 A film that was rated lately has the score ln(1 + ratings of the last seven days), plus what the film's tower says, plus
 the product of both towers: who watches films at once is given others than who waits, or than a friend of horror. The
@@ -40,9 +40,9 @@ def config(model: str | None = None) -> TrainConfig:
         raise RecipeError(f"recipe 'movietweetings': no model {model!r}; there is two_towers")
     return TrainConfig(
         model="two_towers",
-        epochs=3,
+        epochs=6,
         global_batch_size=256,
-        optimizer=Optimizer(lr=5e-3, weight_decay=0.1),
+        optimizer=Optimizer(lr=1e-2, weight_decay=0.1),
         schedule=Schedule(warmup=0.1, decay="linear"),
     )
 
@@ -53,18 +53,24 @@ class Outputs(NamedTuple):
 
 
 NUM_COUNTS, WEEK = 7, 2  # what dataset.py counts of a recent film, and which of them the last seven days are
+YEAR, OLD = 2013, 10  # of the ratings; from so many years on films are of one age
 
 
 class TwoTowers(nn.Module):
     genres: Tensor
+    ages: Tensor
 
-    def __init__(self, num_habits: int, genres: Tensor) -> None:
-        """`genres` (films + 1, genres) has the share of each genre, adding up to 1 for a film that has some."""
+    def __init__(self, num_habits: int, genres: Tensor, years: Tensor) -> None:
+        """`genres` (films + 1, genres) has the share of each genre, adding up to 1 for a film that has some.
+
+        `years` (films + 1) are those in which the films came out.
+        """
         super().__init__()
         num_films, num_genres = genres.shape
         self.register_buffer("genres", genres, persistent=False)
+        self.register_buffer("ages", (YEAR - years).clamp(max=OLD), persistent=False)
         self.user = tower(num_habits + num_genres, WIDTH)
-        self.recent = tower(NUM_COUNTS + num_genres, WIDTH + 1)
+        self.recent = tower(NUM_COUNTS + 2 + num_genres, WIDTH + 1)
         self.tail_user, self.tail_genre = nn.Linear(num_genres, WIDTH), nn.Linear(num_genres, WIDTH + 1)
         self.tail_film = nn.Embedding(num_films, 1)
         self.mean = nn.Parameter(torch.tensor(7.0))
@@ -81,7 +87,9 @@ class TwoTowers(nn.Module):
 
         counts = inputs["counts"].float().log1p().view(*recent.shape, NUM_COUNTS)  # (B, K, NUM_COUNTS)
         user = self.user(torch.cat([inputs["habits"], likes], dim=1))
-        film = self.recent(torch.cat([counts - 3, self.genres[recent]], dim=2))
+        ranks = torch.arange(1, recent.shape[1] + 1, device=recent.device).log().expand_as(recent)
+        fares = torch.stack([ranks - 2, self.ages[recent] / 3], dim=2)
+        film = self.recent(torch.cat([counts - 3, fares, self.genres[recent]], dim=2))
         head = counts[:, :, WEEK] + film[:, :, -1] + (film[:, :, :-1] @ user[:, :, None])[:, :, 0]
         genre = self.tail_genre(self.genres)
         tail = (self.tail_film.weight + genre[:, -1:])[:, 0] + self.tail_user(likes) @ genre[:, :-1].T
@@ -125,14 +133,15 @@ def tower(num_inputs: int, width: int) -> nn.Sequential:
 
 
 def build_model(config: TrainConfig, card: Card) -> nn.Module:
-    of_films = card.transforms["history"]["table"]["genres"]
+    table = card.transforms["history"]["table"]
+    of_films = table["genres"]
     known = {genre: i for i, genre in enumerate(sorted({genre for genres in of_films for genre in genres}))}
     shares = torch.zeros(len(of_films) + 1, len(known))
     for film, genres in enumerate(of_films, 1):
         for genre in genres:
             shares[film, known[genre]] = 1 / len(genres)
     (num_habits,) = card.schema["habits"].shape
-    return TwoTowers(num_habits, shares)
+    return TwoTowers(num_habits, shares, torch.tensor([0.0, *table["year"]]))
 
 
 def prepare(batch: dict[str, Any], card: Card) -> dict[str, Tensor]:

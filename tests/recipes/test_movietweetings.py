@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
@@ -30,11 +30,15 @@ RATING = st.fixed_dictionaries(
         "user": st.integers(1, 3),
         "film": st.integers(1, 9),
         "rating": st.integers(0, 10),
-        "time": st.one_of(st.sampled_from(EDGES), st.integers(VAL - 5 * PERIOD_S, TEST + 20 * DAY_S)),
+        "time": st.one_of(st.sampled_from(EDGES), st.integers(VAL - 9 * PERIOD_S, TEST + 20 * DAY_S)),
     }
 )
 RATINGS = st.lists(RATING, min_size=8, max_size=40, unique_by=lambda rating: (rating["user"], rating["film"]))
 Rating = dict[str, Any]
+# Each film by three users in turn, each time at another side of a border.
+AT_EDGES: list[Rating] = [
+    {"user": 1 + i % 3, "film": 1 + i // 3, "rating": i % 11, "time": time} for i, time in enumerate(EDGES)
+]
 
 
 def built_of(spark: SparkSession, ratings: list[Rating], labelled: bool = True) -> dict[str, dict[str, Any]]:
@@ -96,10 +100,10 @@ def expected(ratings: list[Rating], moments: dict[int, int | None]) -> dict[str,
 
 
 @settings(max_examples=3)
+@example(AT_EDGES)
 @given(RATINGS)
 def test_what_a_row_knows_is_older_than_what_it_asks_for(spark: SparkSession, ratings: list[Rating]) -> None:
-    weeks = [VAL - i * PERIOD_S for i in range(8, 0, -1)]
-    starts = [*weeks, VAL, TEST]
+    starts = [*(VAL - i * PERIOD_S for i in range(9, 0, -1)), VAL, TEST]
     moments = dict(zip(starts, [*starts[1:], 2 * TEST], strict=True))
     rows = built_of(spark, ratings)
     assert rows == expected(ratings, {**moments})
@@ -115,8 +119,8 @@ def test_what_a_row_knows_is_older_than_what_it_asks_for(spark: SparkSession, ra
 
 
 FILMS = [
-    f"{i:07d}::Film, the {i}th (201{i % 4})::{'|'.join(['Drama', 'Horror', 'Short'][: i % 4])}" for i in range(1, 41)
-]
+    f"{i:07d}::Film, the {i}th (201{i % 4})::{'|'.join(['Drama', 'Horror', 'Short'][: i % 4])}" for i in range(1, 40)
+] + ["0000040::Film (2000) of no year::Drama"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +131,7 @@ def slice_(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tup
     for user in range(1, 201):
         for film in rng.sample(range(1, 40), 20):
             lines.append(
-                f"{user}::{film:07d}::{rng.randrange(11)}::{rng.randrange(VAL - 3 * PERIOD_S, TEST + 9 * DAY_S)}"
+                f"{user}::{film:07d}::{rng.randrange(11)}::{rng.randrange(VAL - 21 * PERIOD_S, TEST + 9 * DAY_S)}"
             )
     (folder / "raw").mkdir()
     (folder / "raw/ratings.dat").write_text("\n".join(lines) + "\n")
@@ -155,6 +159,7 @@ def test_a_slice_is_split_by_time_and_knows_films_that_nobody_has_rated(slice_: 
             [],
             ["Drama"],
         ]
+        assert fitted["table"]["year"] == [2010 + i % 4 for i in range(1, 40)] + [0]
 
 
 def test_it_trains_goes_on_and_names_ten_films_that_a_user_has_not_rated(
@@ -197,8 +202,9 @@ def test_the_films_are_those_that_are_known(spark: SparkSession, tmp_path: Path)
     card = etl(find("movietweetings"), str(raw), str(tmp_path / "out"), Console()).card
     assert card.counts["raw"] == card.counts["used"] == 100_000
     assert card.counts["quarantined"] == card.counts["duplicates"] == card.counts["left_out"] == 0
-    genres = card.transforms["watched"]["table"]["genres"]
+    genres, years = (card.transforms["watched"]["table"][name] for name in ("genres", "year"))
     assert (len(genres), sum(not of_film for of_film in genres)) == (10_506, 66)
+    assert (len(years), min(years), max(years)) == (10_506, 1898, 2013)
     rows = pq.read_table(tmp_path / "out" / card.data, columns=["user", "watched", "split"]).to_pylist()
     of = {split: [row for row in rows if row["split"] == split] for split in ("train", "val", "test")}
     assert {split: sum(len(row["watched"]) for row in of[split]) for split in of} == {
