@@ -123,8 +123,13 @@ def readable(rows: pd.DataFrame, card: Card) -> pd.DataFrame:
                 rows[str(fitted["elements"][i])] = values[:, i].astype(float)
         elif "values" in fitted:
             known = [None, *fitted["values"]]
-            rows[f"{name}, by name"] = [", ".join(str(known[i]) for i in numbers) for numbers in rows[name]]
+            rows[f"{name}, by name"] = [_some([known[i] for i in numbers]) for numbers in rows[name]]
     return rows
+
+
+def _some(values: Sequence[object]) -> str:
+    more = [f"… ({len(values)})"] if len(values) > NUM_ELEMENTS else []
+    return ", ".join([*map(str, values[:NUM_ELEMENTS]), *more])
 
 
 def worst(rows: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -220,7 +225,7 @@ def work(arguments: Namespace, console: Console) -> dict[str, Any]:
         else:
             hard = hardest(finished, arguments.data, schema.key).merge(rows, on=schema.key, validate="1:1")
             if not hasattr(finished.recipe, "speaks"):
-                said["prediction"] = [", ".join(map(str, best)) for best in said["prediction"]]
+                said["prediction"] = [_some(best) for best in said["prediction"]]
                 hard = hard.merge(said[[schema.key, "prediction"]], on=schema.key, validate="1:1")
             page += ["## The hardest", "", *as_table(hard, schema), ""]
     if hasattr(finished.recipe, "speaks"):

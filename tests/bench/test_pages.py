@@ -39,3 +39,5 @@ def test_a_cell_stays_in_its_cell() -> None:
     assert pages._cell("a | b\n  c") == "a \\| b c"
     assert len(pages._cell("word " * 100)) == pages.LONGEST_TEXT
     assert pages._cell(0.12345) == "0.123"
+    assert pages._some([7, None]) == "7, None"
+    assert pages._some(range(9)) == "0, 1, 2, 3, 4, … (9)"
