@@ -10,9 +10,9 @@ The loss is a softmax over the recent films, another one over all others, and th
 softmax over all films spends itself on the long tail, which nobody can foresee, and vectors of the films themselves
 learn what was popular once: both made the first ten worse than mere popularity in some of the months before val.
 
-`python -m bench.recipes --recipes movietweetings`, three seeds: RMSE 1.639, and 1.646 of biases alone; but the first ten
-have an NDCG of 0.1166 on test rows, where the most rated films of the last seven days have 0.1243. The windows before
-test, by which the recipe was chosen, said otherwise (docs/log.md).
+`python -m bench.recipes --recipes movietweetings`, three seeds: RMSE 1.639, and 1.646 of biases alone. But the first
+ten have an NDCG of 0.1166 on test rows, where the most rated films of the last seven days have 0.1243. The windows
+before test, by which the recipe was chosen, said otherwise (docs/log.md).
 
 Source: the biases: Koren, "Factorization Meets the Neighborhood", KDD 2008, section 2.1; their shrinking is learnt.
 """
