@@ -34,7 +34,7 @@ def config(model: str | None = None) -> TrainConfig:
         raise RecipeError(f"recipe 'shakespeare': no model {model!r}; there are characters and byte_pairs")
     return TrainConfig(
         model=model or "characters",
-        epochs=5,
+        epochs=4,
         global_batch_size=8,
         lanes=8,
         precision="bf16",
