@@ -15,10 +15,18 @@ from train.distributed import Parallel, blocks
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
-    """ "auto" is bf16 on GPUs that compute with it, float32 elsewhere."""
-    if precision != "auto":
+    """ "auto" is bf16 on GPUs that compute with it, "fastest" is that on CPUs too; float32 elsewhere."""
+    if precision not in ("auto", "fastest"):
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bf16" if precision == "fastest" and computes_bf16() else "float32"
+
+
+def computes_bf16() -> bool:
+    """Whether this CPU has instructions for products of bf16: others take many times as long for them as in float32."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:

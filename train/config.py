@@ -16,7 +16,7 @@ OptimizerName = Literal["adamw", "sgd", "muon"]
 Decay = Literal["linear", "cosine", "constant", "wsd"]
 Mode = Literal["min", "max"]
 Compile = Literal["default", "reduce-overhead", "max-autotune"]
-Precision = Literal["auto", "float32", "bf16", "float64"]
+Precision = Literal["auto", "fastest", "float32", "bf16", "float64"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class TrainConfig:
     global_batch_size: int = 128
     lanes: int = 32  # of the feed's plan; world sizes must divide it
     accumulate: int = 1  # micro-batches that a rank's batch is cut into: less memory, the same gradient
-    precision: Precision = "auto"  # bf16 on GPUs that compute with it, float32 elsewhere
+    precision: Precision = "auto"  # bf16 on GPUs that compute with it; "fastest": on such CPUs too; float32 elsewhere
     seed: int = 0
     train_split: str = "train"  # "train+val" for a last fit, once every choice is made
     optimizer: Optimizer = field(default_factory=Optimizer)

@@ -1,12 +1,12 @@
-"""The optimizer of a configuration: AdamW, SGD or Muon, as one or two of torch's own.
+"""The optimizer of a configuration: AdamW, SGD or Muon, as one or two.
 
     optimizers = build(model, config.optimizer)
     for optimizer in optimizers: optimizer.step()
 
 Weight decay is for matrices and kernels, not for biases, scales and norms. Muon is for the matrices of hidden layers:
 embeddings, the head (the last `nn.Linear` of the model, or of each member of an ensemble), kernels and vectors are
-AdamW's, in a second optimizer. With `match_rms_adamw` the updates of both have the same size, so that one learning
-rate and one weight decay serve both.
+AdamW's, in a second optimizer. The updates of both have the same size, so that one learning rate and one weight decay
+serve both.
 All of them step parameters that FSDP2 has sharded; Muon gathers a matrix for its products.
 """
 
@@ -20,6 +20,7 @@ from torch import nn
 from train.config import Optimizer
 from train.distributed import is_sharded
 from train.models.ensemble import Ensemble
+from train.muon import Muon
 
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -29,8 +30,7 @@ def build(model: nn.Module, config: Optimizer) -> list[torch.optim.Optimizer]:
     """The optimizers that together hold each trained parameter once; build them after the model is on its device.
 
     Source: AdamW: Loshchilov & Hutter, arXiv:1711.05101. SGD with momentum: Sutskever et al., ICML 2013, as torch has
-    it. Muon: Jordan et al., kellerjordan.github.io/posts/muon (2024); the size of its update: Liu et al., "Muon is
-    Scalable for LLM Training", arXiv:2502.16982, section 2.2.
+    it. Muon: train/muon.py.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     by_muon = _hidden_matrices(model) if config.name == "muon" else set()
@@ -58,13 +58,8 @@ def set_lr(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 
 
 def _muon(matrices: list[nn.Parameter], config: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.Muon(
-        matrices,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        adjust_lr_fn="match_rms_adamw",
+    return Muon(
+        matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, nesterov=config.nesterov
     )
 
 

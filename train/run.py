@@ -438,7 +438,11 @@ def add_config_arguments(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument("--train-split", metavar="SPLIT", help="default: train; train+val for a last fit")
     made.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
-    made.add_argument("--precision", choices=get_args(Precision), help="default: the recipe's; auto is bf16 on GPUs")
+    made.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="default: the recipe's; auto is bf16 on GPUs, fastest on CPUs too",
+    )
     made.add_argument(
         "--compile",
         choices=get_args(Compile),

@@ -43,7 +43,7 @@ def config(model: str | None = None) -> TrainConfig:
         schedule=Schedule(warmup=0.1, decay="linear"),
         label_smoothing=0.03,
     )
-    return replace(found, epochs=18, precision="bf16", ema_decay=0.998) if model == "residual" else found
+    return replace(found, epochs=18, precision="fastest", ema_decay=0.998) if model == "residual" else found
 
 
 def build_model(config: TrainConfig, card: Card) -> nn.Module:

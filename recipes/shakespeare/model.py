@@ -37,7 +37,7 @@ def config(model: str | None = None) -> TrainConfig:
         epochs=4,
         global_batch_size=8,
         lanes=8,
-        precision="bf16",
+        precision="fastest",
         optimizer=Optimizer("muon", lr=6e-3, weight_decay=0.1, betas=(0.9, 0.95), momentum=0.95),
         schedule=Schedule(warmup=0.03, decay="linear"),
         ema_decay=0.998,

@@ -90,6 +90,23 @@ def test_bf16_computes_products_in_bf16_and_keeps_weights(run: Callable[..., Pat
         assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "fastest"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_bf16": False, "avx2": True}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_the_fastest_precision_of_a_cpu_is_bf16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fastest: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert acceleration.resolve("fastest", CPU.device) == fastest
+    assert acceleration.resolve("auto", CPU.device) == "float32"
+    assert acceleration.resolve("bf16", CPU.device) == "bf16"
+
+
 def test_a_model_gets_the_type_and_format_that_it_has() -> None:
     seen: list[torch.Tensor] = []
 
