@@ -133,9 +133,10 @@ def _some(values: Sequence[object]) -> str:
 
 
 def worst(rows: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Those that the model is wrong about, the surest first; a score of two classes is the second one's."""
+    """Those that the model is wrong about, the surest first; where there are two classes, a score is the second one's."""
     wrong = rows[rows["prediction"] != rows[label]]
-    sure = wrong["score"].where(wrong["score"] >= 0.5, 1 - wrong["score"])
+    is_second = rows[label].isin([0, 1]).all()
+    sure = wrong["score"].where(~is_second | (wrong["score"] >= 0.5), 1 - wrong["score"])
     return wrong.loc[sure.sort_values(ascending=False).index[:SHOWN]]
 
 

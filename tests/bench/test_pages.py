@@ -35,6 +35,11 @@ def test_of_two_classes_the_surest_is_the_farthest_from_a_half() -> None:
     assert [*pages.worst(rows, "label").index] == [1, 2, 0]
 
 
+def test_of_many_classes_an_unsure_error_is_not_sure() -> None:
+    rows = pd.DataFrame({"label": [5, 1, 0], "prediction": [3, 0, 2], "score": [0.2, 0.4, 0.6]})
+    assert [*pages.worst(rows, "label").index] == [2, 1, 0]
+
+
 def test_a_cell_stays_in_its_cell() -> None:
     assert pages._cell("a | b\n  c") == "a \\| b c"
     assert len(pages._cell("word " * 100)) == pages.LONGEST_TEXT
