@@ -133,7 +133,7 @@ def _some(values: Sequence[object]) -> str:
 
 
 def worst(rows: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Those that the model is wrong about, the surest first; where there are two classes, a score is the second one's."""
+    """Those that the model is wrong about, the surest first; of two classes a score is the second one's."""
     wrong = rows[rows["prediction"] != rows[label]]
     is_second = rows[label].isin([0, 1]).all()
     sure = wrong["score"].where(~is_second | (wrong["score"] >= 0.5), 1 - wrong["score"])
