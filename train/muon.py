@@ -16,10 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, so that small singular values grow fast
-STEPS = 5
-EPS = 1e-7
-
 
 class Muon(torch.optim.Muon):
     """torch's groups and state, of parameters (rows, columns); Nesterov's momentum unless a group says otherwise."""
@@ -38,17 +34,18 @@ class Muon(torch.optim.Muon):
                 average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
                 update = matrix.grad.lerp(average, momentum) if group["nesterov"] else average
                 matrix.mul_(1 - lr * group["weight_decay"])
-                matrix.add_(orthogonalised(update), alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
+                direction = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                matrix.add_(direction, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
 
 
-def orthogonalised(update: Tensor) -> Tensor:
+def orthogonalised(update: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
     """(rows, columns) U S Vᵀ -> about U Vᵀ, by Newton and Schulz' iteration: singular values end near 1."""
-    a, b, c = COEFFICIENTS
+    a, b, c = coefficients
     x = update.bfloat16() if update.is_cuda else update
     is_tall = x.shape[0] > x.shape[1]
     x = x.T if is_tall else x
-    x = x / x.norm().clamp(min=EPS)
-    for _ in range(STEPS):
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(num_steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.T if is_tall else x).type_as(update)
