@@ -1,4 +1,4 @@
-"""Four small transformer encoders over byte pairs: of each a linear layer judges the mean of its tokens.
+"""Eight small transformer encoders over byte pairs: of each a linear layer judges the mean of its tokens.
 
 In training some tokens are hidden behind token 0, which no text has: a model of 4,000 messages that sees every word
 each time learns them by heart. Source: word dropout: Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods
@@ -25,7 +25,7 @@ from train.random import Draw
 
 __all__ = ["augment", "build_model", "config", "loss", "metrics", "predict", "prepare"]
 CONTEXT = 256  # tokens of a message that are read: one in a thousand has more
-MEMBERS = 4
+MEMBERS = 8
 HIDDEN = 0  # instead of a token in training
 SHARE_HIDDEN = 0.25
 
