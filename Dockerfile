@@ -1,7 +1,8 @@
 # What docker-compose.yml runs: --target etl (Spark, HDFS daemons), train (a GPU box or a CPU), airflow
 # (Airflow, and what its pipelines start there), tracking (MLflow's server).
 FROM python:3.11.14-slim-bookworm AS base
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=/opt/penstock
+# Bytecode is made here, once: a container that starts would compile all that it imports.
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 UV_COMPILE_BYTECODE=1 PYTHONPATH=/opt/penstock
 WORKDIR /opt/penstock
 COPY requirements/uv.lock requirements/
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/uv.lock \

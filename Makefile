@@ -6,6 +6,8 @@ AIRFLOW := .venv-airflow
 DEMO := demo
 # The machine's own certificates: companies have theirs.
 UV := $(BIN)/uv --system-certs pip
+# Where it is set, as in many containers, each process would compile all that it imports anew: torch takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-cluster test-dags soak lint types bench lock clean cluster-up cluster-down dist airflow
 

@@ -54,6 +54,7 @@ class Watchdog:
         self._step, self._moved = step, time.monotonic()
 
     def __enter__(self) -> Watchdog:
+        self.reached(0)  # the wait for the other ranks' start is over
         if self._world.size > 1 or status.launch() is not None:
             self._thread.start()
         return self

@@ -107,6 +107,19 @@ def test_the_fastest_precision_of_a_cpu_is_bf16_where_it_has_instructions_for_it
     assert acceleration.resolve("bf16", CPU.device) == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "model"), [("mnist", "residual"), ("shakespeare", "characters"), ("shakespeare", "byte_pairs")]
+)
+def test_large_models_of_recipes_never_have_bf16_emulated(
+    monkeypatch: pytest.MonkeyPatch, recipe: str, model: str
+) -> None:
+    asked = find(recipe).model().config(model).precision
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    assert acceleration.resolve(asked, CPU.device) == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert acceleration.resolve(asked, CPU.device) == "bf16"
+
+
 def test_a_model_gets_the_type_and_format_that_it_has() -> None:
     seen: list[torch.Tensor] = []
 
