@@ -114,10 +114,10 @@ def test_large_models_of_recipes_never_have_bf16_emulated(
     monkeypatch: pytest.MonkeyPatch, recipe: str, model: str
 ) -> None:
     asked = find(recipe).model().config(model).precision
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
-    assert acceleration.resolve(asked, CPU.device) == "float32"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert acceleration.resolve(asked, CPU.device) == "bf16"
+    for has_bf16, precision in ((False, "float32"), (True, "bf16")):
+        capabilities = {"avx512_bf16": has_bf16}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert acceleration.resolve(asked, CPU.device) == precision
 
 
 def test_a_model_gets_the_type_and_format_that_it_has() -> None:
