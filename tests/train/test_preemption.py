@@ -135,7 +135,7 @@ def test_torchrun_does_not_train_on_after_a_preemption(place: Place) -> None:
 
 
 def test_a_rank_that_hangs_is_named(place: Place) -> None:
-    started = place.start("hanging", *TWO, "--timeout", "40")  # on two cores with other work the start took over 12
+    started = place.start("hanging", *TWO, "--timeout", "40")  # the start counts too, and is slow beside other work
     assert started.until_next("steps", 3)
     stopped = started.ranks()[1]
     os.kill(stopped, signal.SIGSTOP)
