@@ -53,7 +53,7 @@ def drawing(keys: Tensor, stream: int = AUGMENTATION) -> Draw:
 class Dropout(nn.Dropout):
     """Dropout of features whose rows are the batch's: row i's mask follows from `keys[i]`, which the loop sets.
 
-    Elsewhere (no keys, or a first dimension that is not the batch's) it is torch's, with torch's generator. One
+    Elsewhere (no keys, or a first dimension that is not the batch's) the mask follows from torch's generator. One
     module that is called twice in a forward pass drops the same places twice. p is rounded to 1/65536.
     """
 
@@ -61,13 +61,17 @@ class Dropout(nn.Dropout):
     salt: int = 0  # the seed of this module's stream
 
     def forward(self, x: Tensor) -> Tensor:
-        keys = self.keys
-        if not self.training or keys is None or x.dim() == 0 or len(x) != len(keys):
-            return F.dropout(x, self.p, self.training)
-        dropped = round(self.p * 65536)
+        keys, dropped = self.keys, round(self.p * 65536)
+        if not self.training or dropped == 0:
+            return x
         if dropped == 65536:
             return x * 0
-        features = x.numel() // len(x)
+        if keys is None or x.dim() == 0 or len(x) != len(keys):
+            if x.device.type != "cpu":
+                return F.dropout(x, self.p)
+            # torch's takes its numbers one by one, on one thread: several times as long as these.
+            keys = torch.randint(-(2**63), 2**63 - 1, (1,))
+        features = x.numel() // len(keys)
         numbers = _words(keys, self.salt, 0, -(-features // 4)).view(torch.int16)[:, :features]  # (B, features)
         return x * (numbers >= dropped - 32768).view(x.shape) * (65536 / (65536 - dropped))
 

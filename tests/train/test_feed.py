@@ -423,5 +423,7 @@ def test_batches_of_bucketed_lists_are_of_one_bucket_and_go_on_anywhere(tmp_path
     for b, batch in enumerate(whole):
         parts = [i for rank in ranks for i, w in zip(rank[b]["id"].tolist(), rank[b][WEIGHT], strict=True) if w]
         assert sorted(parts) == sorted(batch["id"].tolist())
-    in_order = [i for batch in Feed(str(folder), shuffle=False, **options).epoch() for i in batch["id"].tolist()]
-    assert in_order == list(range(first))
+    in_order = list(Feed(str(folder), shuffle=False, **options).epoch())
+    assert [i for batch in in_order for i in batch["id"].tolist()] == list(range(first))
+    for batch in in_order:
+        assert len(set(np.searchsorted(borders, batch["_tokens_length"].numpy()).tolist())) == 1

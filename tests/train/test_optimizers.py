@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from train import optimizers
+from train import muon, optimizers
 from train.config import Optimizer
 
 
@@ -112,14 +112,32 @@ def test_muon_moves_a_matrix_by_its_orthogonal_part_as_far_as_adamw_would() -> N
     model = nn.Sequential(nn.Linear(32, 64, bias=False), nn.Linear(64, 2))
     u, _, v = torch.linalg.svd(torch.randn(64, 32), full_matrices=False)
     before = model[0].weight.detach().clone()
-    muon, _ = optimizers.build(model, Optimizer("muon", lr=0.5))
+    optimizer, _ = optimizers.build(model, Optimizer("muon", lr=0.5))
     model[0].weight.grad = u @ torch.diag(torch.linspace(0.1, 5, 32)) @ v
-    muon.step()
+    optimizer.step()
     moved = (before - model[0].weight.detach()) / (0.5 * 0.2 * 64**0.5)
     along = u.T @ moved @ v.T
     assert all(0.6 < value < 1.3 for value in along.diag().tolist())  # the post: singular values of 0.7 to 1.2
     assert (along - torch.diag(along.diag())).abs().max() < 0.05
     assert float(moved.square().mean().sqrt()) == pytest.approx(1 / 64**0.5, rel=0.3)  # so 0.2 as RMS of the update
+
+
+def test_muon_moves_matrices_together_as_it_would_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "AT_ONCE", 2 * 12 * 8)
+    torch.manual_seed(0)
+    shapes = [(12, 8), (8, 8), (12, 8), (8, 12), (12, 8), (40, 40), (12, 8), (8, 8), (12, 8)]
+    together = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
+    alone = [nn.Parameter(matrix.detach().clone()) for matrix in together]
+    optimizer = muon.Muon(together, lr=0.1, weight_decay=0.1)
+    others = [muon.Muon([matrix], lr=0.1, weight_decay=0.1) for matrix in alone]
+    for _ in range(3):
+        for one, other in zip(together, alone, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for each in (optimizer, *others):
+            each.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])

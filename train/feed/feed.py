@@ -141,8 +141,7 @@ class Feed:
         return 2 * (int(self._planned["lanes"]) + self.num_workers)
 
     def plan(self, epoch: int) -> Plan:
-        buckets = self._row_groups.buckets if self._planned["shuffle"] else None
-        return Plan(self._row_groups.num_rows, epoch=epoch, buckets=buckets, **self._planned)
+        return Plan(self._row_groups.num_rows, epoch=epoch, buckets=self._row_groups.buckets, **self._planned)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self._next

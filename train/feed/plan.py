@@ -13,7 +13,8 @@ a batch: seeking there computes it, and replays nothing.
 Where row groups are of several buckets (of the length of their lists), this is so for the row groups of each bucket,
 and all batches come in the order of a permutation. A batch is of one bucket; of each bucket the last one may be short.
 
-Unshuffled, both permutations are the identity and one lane per rank gives each rank a range in file order.
+Unshuffled, all permutations are the identity and one lane per rank gives each rank a range in file order; of buckets,
+a range of each run of row groups of one bucket.
 """
 
 from __future__ import annotations
@@ -75,11 +76,18 @@ class Plan:
         return len(self._first_batch) <= 2
 
     @cached_property
+    def _parts(self) -> I64 | None:
+        """(num_groups,) which groups batches are made of together: a bucket's; unshuffled, those of a run."""
+        if self.buckets is None or self.shuffle:
+            return self.buckets
+        return np.cumsum(np.diff(self.buckets, prepend=self.buckets[:1]) != 0)
+
+    @cached_property
     def groups(self) -> I64:
-        """(num_groups,) the order in which row groups come, those of a bucket behind each other."""
+        """(num_groups,) the order in which row groups come, those of a part behind each other."""
         n = len(self.rows_per_group)
         order = permutation(n, self.seed, self.epoch) if self.shuffle else np.arange(n)
-        return order if self.buckets is None else order[np.argsort(self.buckets[order], kind="stable")]
+        return order if self._parts is None else order[np.argsort(self._parts[order], kind="stable")]
 
     @cached_property
     def _ends(self) -> I64:
@@ -88,21 +96,21 @@ class Plan:
 
     @cached_property
     def _first_row(self) -> I64:
-        """(buckets + 1,) where each bucket with rows begins among the N rows, and N."""
-        if self.buckets is None:
+        """(parts + 1,) where each part with rows begins among the N rows, and N."""
+        if self._parts is None:
             return np.array([0, self.num_rows])
-        sizes = np.bincount(self.buckets, self.rows_per_group).astype(np.int64)
+        sizes = np.bincount(self._parts, self.rows_per_group).astype(np.int64)
         return np.cumsum([0, *sizes[sizes > 0]]) if sizes.any() else np.zeros(2, np.int64)
 
     @cached_property
     def _first_batch(self) -> I64:
-        """(buckets + 1,) the number of batches of all buckets before, and of all."""
+        """(parts + 1,) the number of batches of all parts before, and of all."""
         longest_lane = -(-np.diff(self._first_row) // self.lanes)
         return np.cumsum([0, *(-(-longest_lane // (self.global_batch_size // self.lanes)))])
 
     @cached_property
     def _batches(self) -> I64:
-        """(num_batches,) the order in which batches of several buckets come."""
+        """(num_batches,) the order in which batches of several parts come."""
         return permutation(self.num_batches, self.seed, self.epoch, -1) if self.shuffle else np.arange(self.num_batches)
 
     def rows_of(self, group: int) -> I64:
@@ -137,13 +145,13 @@ class Plan:
         check_ranks(self.lanes, world_size, rank)
         share = self.global_batch_size // self.lanes
         lane = np.arange(rank, self.lanes, world_size)
-        bucket = 0
+        part = 0
         if not self.in_order:
             assert count == 1
             number = int(self._batches[first])
-            bucket = int(np.searchsorted(self._first_batch, number, side="right")) - 1
-            first = number - int(self._first_batch[bucket])
-        begin, num_rows = int(self._first_row[bucket]), int(np.diff(self._first_row)[bucket])
+            part = int(np.searchsorted(self._first_batch, number, side="right")) - 1
+            first = number - int(self._first_batch[part])
+        begin, num_rows = int(self._first_row[part]), int(np.diff(self._first_row)[part])
         lane_start, lane_stop = begin + num_rows * lane // self.lanes, begin + num_rows * (lane + 1) // self.lanes
         start = lane_start + first * share
         stop = np.minimum(start + count * share, lane_stop)

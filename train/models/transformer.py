@@ -64,7 +64,7 @@ class Sees:
     """What is the same for all layers: where tokens stand, and which keys each of them may look at."""
 
     size: tuple[int, int]  # B, T
-    rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (T, D / 2) each
+    rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (T, 1, D / 2) each; packed (N, 1, D / 2)
     mask: Tensor | None  # broadcast to (B, H, T, keys), True where a token looks
     causal: bool  # instead of a mask
     real: Tensor | None  # (N,) where the tokens that are no padding lie among the B * T; None: all are there
@@ -136,7 +136,8 @@ class Transformer(nn.Module):
                 mask = (is_real | first)[:, None, None]  # (B, 1, 1, T)
         turned = None
         if self.shape.positions == "rotary":
-            turned = self.cosines[start : start + num_tokens], self.sines[start : start + num_tokens]
+            places = slice(start, start + num_tokens) if real is None else real % num_tokens
+            turned = self.cosines[places, None], self.sines[places, None]
         return Sees((batch_size, num_tokens), turned, mask, causal, real)
 
 
@@ -174,11 +175,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
     def forward(self, h: Tensor, sees: Sees, cache: Cache | None, layer: int) -> Tensor:
-        q, k, v = (self._heads(part(h), sees) for part in (self.query, self.key, self.value))  # (B, H, T, D)
+        by_head = (self.heads, self.width)
+        q, k, v = (part(h).unflatten(-1, by_head) for part in (self.query, self.key, self.value))  # (B, T, H, D)
         if self.qk_norm:
             q, k = norm(q), norm(k)
         if sees.rotation is not None:
             q, k = rotated(q, *sees.rotation), rotated(k, *sees.rotation)
+        q, k, v = (_padded(x, sees).transpose(1, 2) for x in (q, k, v))  # (B, H, T, D)
         if cache is not None:
             stop = cache.length + k.shape[2]
             cache.keys[layer][:, :, cache.length : stop], cache.values[layer][:, :, cache.length : stop] = k, v
@@ -187,11 +190,6 @@ class Attention(nn.Module):
         found = found.transpose(1, 2).flatten(2)  # (B, T, width)
         summed: Tensor = self.out(found if sees.real is None else found.flatten(0, 1)[sees.real])
         return summed
-
-    def _heads(self, x: Tensor, sees: Sees) -> Tensor:
-        """(B, T, width) or (N, width) -> (B, H, T, D)"""
-        batch_size, num_tokens = sees.size
-        return _padded(x, sees).view(batch_size, num_tokens, self.heads, self.width).transpose(1, 2)
 
 
 class LanguageModel(nn.Module):
@@ -257,8 +255,9 @@ def rotation(context: int, head_width: int) -> tuple[Tensor, Tensor]:
 
 
 def rotated(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """(…, T, D): the pair (x_i, x_{i + D/2}) at place t turned by t θ_i, so that q · k depends on their distance alone.
+    """(…, D): the pair (x_i, x_{i + D/2}) at place t turned by t θ_i, so that q · k depends on their distance alone.
 
+    The angles of each one's place: broadcast to (…, D / 2).
     Source: Su et al., "RoFormer", arXiv:2104.09864, eq. 34, with pairs of halves instead of neighbours, as GPT-NeoX.
     """
     first, second = x.chunk(2, dim=-1)

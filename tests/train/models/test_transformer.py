@@ -134,7 +134,7 @@ def test_attention_looks_the_same_wherever_a_text_begins() -> None:
 
     def at(first: int, step: int = 1) -> Tensor:
         places = slice(first, first + 6 * step, step)
-        sees = Sees((2, 6), (cosines[places], sines[places]), None, True, None)
+        sees = Sees((2, 6), (cosines[places, None], sines[places, None]), None, True, None)
         return attention(x, sees, None, 0)  # type: ignore[no-any-return]
 
     assert apart(at(0), at(30)) < 1e-5
