@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 AIRFLOW := .venv-airflow
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 DEMO := demo
 # The machine's own certificates: companies have theirs.
 UV := $(BIN)/uv --system-certs pip
 # Where it is set, as in many containers, each process would compile all that it imports anew: torch takes twice as long.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster test-dags soak lint types bench lock clean cluster-up cluster-down dist airflow
+.PHONY: help demo test test-slow test-cluster test-dags soak lint types bench lock clean cluster-up cluster-down dist airflow
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -23,9 +24,11 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 	    '  $(BIN)/penstock run mnist --raw <folder with the four idx .gz files> --out mnist_demo' \
 	    '  docs/adding_a_recipe.md: your own data'
 
-test: $(VENV)/.dev  ## all tests but the slow ones, with coverage
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered \
-	    -m "not soak and not cluster and not dags" tests
+test: $(VENV)/.dev  ## all tests but the slow ones (COVERAGE=1 says what they reach, and takes half as long again)
+	@$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term:skip-covered) -m "not slow and not soak and not cluster and not dags" tests
+
+test-slow: $(VENV)/.dev  ## the tests that kill runs and jobs, fill disks, follow the guides word for word
+	@$(PYTEST) -m "slow and not soak" tests
 
 test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop
 	@$(BIN)/python -m pytest -m "cluster and not soak" tests/cluster
@@ -34,8 +37,8 @@ test-dags: $(VENV)/.dev $(AIRFLOW)/.made  ## the pipelines in a real Airflow, wh
 	@$(BIN)/python -m pytest -m "dags and not soak" tests/dags
 
 soak: $(VENV)/.dev $(AIRFLOW)/.made  ## the tests that kill and corrupt many times, KILLS=10 of each kind; adds to bench/results/<date>-soak.md
-	@$(BIN)/python -m pytest -p tests.note -m "soak $(ONLY)" $(or $(WHERE),tests)
-	$(if $(ONLY)$(WHERE),,@for n in $$(seq $${KILLS:-2}); do $(BIN)/python -m pytest -p tests.note -m dags tests/dags || exit 1; done)
+	@$(BIN)/python -m pytest -p tests.note -m soak $(or $(WHERE),tests)
+	$(if $(WHERE),,@for n in $$(seq $${KILLS:-2}); do $(BIN)/python -m pytest -p tests.note -m dags tests/dags || exit 1; done)
 
 lint: $(VENV)/.dev  ## style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

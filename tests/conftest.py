@@ -25,7 +25,7 @@ SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    with session("tests", "local[2]") as started:
+    with session("tests", "local[2]", raw_bytes=0) as started:  # Java's second compiler would take a third of its time
         yield started
 
 

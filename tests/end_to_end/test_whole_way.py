@@ -88,6 +88,7 @@ def killed_etl(digits_csv: Path, out: Path, times: int, seed: int) -> None:
     assert penstock("verify", out)["whole"]
 
 
+@pytest.mark.slow
 def test_an_etl_job_that_is_killed_leaves_a_whole_version_or_none(digits_csv: Path, tmp_path: Path) -> None:
     killed_etl(digits_csv, tmp_path / "out", times=2, seed=4)
 
@@ -97,6 +98,7 @@ def test_an_etl_job_that_is_killed_twenty_times(digits_csv: Path, tmp_path: Path
     killed_etl(digits_csv, tmp_path / "out", times=20, seed=5)
 
 
+@pytest.mark.slow
 def test_spark_submit_and_modules_run_the_same(digits_csv: Path, tmp_path: Path) -> None:
     submit = Path(sys.executable).with_name("spark-submit")
     java = subprocess.run(
@@ -152,6 +154,7 @@ def blocks(document: str) -> dict[str, str]:
     return dict(re.findall(r"```\w+\n# (\S+)\n(.*?)```", text, flags=re.DOTALL))
 
 
+@pytest.mark.slow
 def test_the_guide_to_a_recipe_of_ones_own_works_word_for_word(tmp_path: Path) -> None:
     for name, body in blocks("adding_a_recipe.md").items():
         path = tmp_path / name
@@ -170,7 +173,7 @@ def test_the_guide_to_a_recipe_of_ones_own_works_word_for_word(tmp_path: Path) -
     assert "keras.sh" not in scripts or (tmp_path / "keras_run" / "model.keras").is_file()
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_the_guide_to_dirty_data_works_word_for_word_and_prints_what_it_says(tmp_path: Path) -> None:
     for name, body in blocks("dirty_data.md").items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

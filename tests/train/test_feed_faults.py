@@ -154,7 +154,7 @@ while True:
     start = time.monotonic()
     running.send_signal(signal.SIGINT)
     _, told = running.communicate(timeout=PATIENCE_S)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     assert running.returncode == -signal.SIGINT  # as Python ends after a KeyboardInterrupt
     assert told.rstrip().endswith("KeyboardInterrupt")
     assert "Fatal" not in told

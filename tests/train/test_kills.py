@@ -59,11 +59,13 @@ def drawn(seed: int, nproc: str, count: int) -> list[tuple[str, int]]:
     return [(kind, rng.randint(1, 3) if kind == "evaluation" else rng.randint(1, 14)) for kind in kinds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nproc", "moments"), [("1", [("checkpoint", 7), ("evaluation", 2)]), ("2", [("step", 13)])])
 def test_a_killed_run_ends_as_if_it_was_not(nproc: str, moments: list[tuple[str, int]], place: Place) -> None:
     assert check(place, nproc, moments, 10) == len(moments)
 
 
+@pytest.mark.slow
 def test_what_ranks_and_their_launcher_say_are_objects_for_logs(place: Place) -> None:
     started = place.start("told", "--nproc-per-node", "2", "--epochs", "60", PENSTOCK_LOG="json")
     assert started.until_next("steps", 13)

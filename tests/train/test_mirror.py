@@ -201,6 +201,7 @@ def test_the_same_on_s3(s3: str, recipe: Path, dataset: Path, tmp_path: Path, mo
     check_cut(9, f"{s3}/runs/1", recipe, dataset, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_s3_on_another_machine(s3: str, tmp_path: Path) -> None:
     place, url = Place.made(tmp_path), f"{s3}/runs/killed"
     place.finish("whole")

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.processes import Place, Started, assert_same, outcome
+from tests.train.processes import SOON_S, Place, Started, assert_same, outcome
 from tests.train.ranks import free_port
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 TWO = ("--nproc-per-node", "2")
 RESTARTING = (*TWO, "--max-restarts", "2")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_a_signal_ends_a_run_where_it_can_go_on(place: Place) -> None:
     started = place.start("stopped", SLEEP_EVALUATIONS="1")
     assert started.until_next("evaluations", 1)
     os.kill(started.process.pid, signal.SIGTERM)
-    code, said = started.end(10)
+    code, said = started.end(SOON_S)
     assert code == 75, said
     newest = torch.load(max((started.run / "checkpoints").glob("step-*.pt")), weights_only=True)
     assert newest["position"] == {"step": newest["position"]["step"] // 5 * 5, "evaluated": False}
@@ -51,17 +52,16 @@ def test_a_signal_ends_a_run_where_it_can_go_on(place: Place) -> None:
     assert_same(place.folder / "whole", place.folder / "stopped")
 
 
-@pytest.mark.soak
 def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:
-    started = place.start("twice", SLEEP_STEPS="30")
+    started = place.start("twice", SLEEP_STEPS="120")
     assert started.until_next("steps", 1)
     os.kill(started.process.pid, signal.SIGTERM)
     time.sleep(0.5)
     os.kill(started.process.pid, signal.SIGTERM)
-    assert started.end(5)[0] == 143
+    assert started.end(SOON_S)[0] == 143
 
 
-@pytest.mark.parametrize("lives", [[RESTARTING], pytest.param([TWO, (), RESTARTING], marks=pytest.mark.soak)])
+@pytest.mark.parametrize("lives", [[RESTARTING], [TWO, (), RESTARTING]])
 def test_another_number_of_ranks_goes_on_with_the_same_batches(place: Place, lives: list[tuple[str, ...]]) -> None:
     """Each until its launcher gets SIGTERM, or with restarts until one of its ranks does; then 1 rank to the end."""
     run = f"several-{len(lives)}"
@@ -83,7 +83,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(place: Place, liv
 def test_a_rank_that_dies_is_heard_and_takes_the_others_along(place: Place) -> None:
     started = place.start("dying", *TWO, FAIL="1")
     assert started.until(Path(started.marks + "failed").exists)
-    code, said = started.end(10)
+    code, said = started.end(SOON_S)
     assert code == 1
     assert said.count("Traceback") == 1
     assert "ValueError: a bug of the recipe" in said
@@ -92,7 +92,6 @@ def test_a_rank_that_dies_is_heard_and_takes_the_others_along(place: Place) -> N
     assert "rank 1: ValueError: a bug of the recipe" in started.status()["error"]
 
 
-@pytest.mark.soak
 def test_torchrun_starts_ranks_again_that_died(place: Place) -> None:
     program = (*TORCHRUN, "--max-restarts", "1", "-m", "train.run")
     started = place.start("restarted", FAIL="1", program=program)
@@ -102,7 +101,6 @@ def test_torchrun_starts_ranks_again_that_died(place: Place) -> None:
     assert started.status()["state"] == "finished"
 
 
-@pytest.mark.soak
 def test_two_machines_end_together_and_go_on(place: Place) -> None:
     """Two launchers on loopback, with a rank each; SIGTERM to one of them."""
 
@@ -113,14 +111,13 @@ def test_two_machines_end_together_and_go_on(place: Place) -> None:
     first, second = both(free_port())
     assert first.until_next("steps", 3)
     assert second.stop(signal.SIGTERM)[0] == 75
-    assert first.end(10)[0] == 75
+    assert first.end(SOON_S)[0] == 75
     assert first.status()["state"] == "preempted"
     ends = [started.end() for started in both(free_port())]
     assert [code for code, _ in ends] == [0, 0], ends
     assert "Going on after step" in ends[0][1]
 
 
-@pytest.mark.soak
 def test_torchrun_does_not_train_on_after_a_preemption(place: Place) -> None:
     program = (*TORCHRUN, "--max-restarts", "2", "-m", "train.run")
     started = place.start("torchrun", program=program)
