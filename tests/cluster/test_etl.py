@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import pytest
 from cluster import dist, submit
 from cluster.__main__ import Cluster
 from etl.run import etl
+from etl.spark import session
 from penstock import card as cards
 from penstock import cli, store
 from penstock.card import Card, CleanCard
@@ -43,7 +44,14 @@ class Source:
     local: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def spark() -> Iterator[None]:
+    """A local session for all jobs of this process, which would each start one."""
+    with session("tests", "local[2]", raw_bytes=0):
+        yield
+
+
+@pytest.fixture(scope="module")
 def source(hdfs: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Source]:
     @cache
     def source(name: str) -> Source:
@@ -74,7 +82,7 @@ def raw_files(name: str, folder: Path) -> None:
                     archive.extract(member, folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def built(
     whole: Cluster,
     source: Callable[[str], Source],
@@ -103,7 +111,7 @@ def built(
     return built
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "online_retail"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=pytest.mark.soak), "online_retail"])
 def test_hdfs_to_hdfs(name: str, hdfs: Cluster, source: Callable[[str], Source]) -> None:
     raw, out = source(name), f"{hdfs.hdfs_url}/user/tester/local-spark/{name}"
     etl(find(raw.recipe), raw.url, out, Console())
@@ -118,9 +126,9 @@ def test_hdfs_to_hdfs(name: str, hdfs: Cluster, source: Callable[[str], Source])
         ("yarn client", "digits"),
         ("standalone client", "digits"),
         ("yarn cluster", "mnist"),
-        ("standalone client", "mnist"),
-        ("yarn cluster", "online_retail"),
         ("standalone client", "online_retail"),
+        pytest.param("standalone client", "mnist", marks=pytest.mark.soak),
+        pytest.param("yarn cluster", "online_retail", marks=pytest.mark.soak),
         pytest.param("yarn cluster", "online_retail, whole", marks=pytest.mark.soak),
         pytest.param("standalone client", "online_retail, whole", marks=pytest.mark.soak),
     ],
