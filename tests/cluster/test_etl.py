@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,6 @@ import pytest
 from cluster import dist, submit
 from cluster.__main__ import Cluster
 from etl.run import etl
-from etl.spark import session
 from penstock import card as cards
 from penstock import cli, store
 from penstock.card import Card, CleanCard
@@ -42,13 +41,6 @@ class Source:
     recipe: str
     url: str
     local: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def spark() -> Iterator[None]:
-    """A local session for all jobs of this process, which would each start one."""
-    with session("tests", "local[2]", raw_bytes=0):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,7 @@ def test_the_guide_to_a_recipe_of_ones_own_works_word_for_word(tmp_path: Path) -
     assert "keras.sh" not in scripts or (tmp_path / "keras_run" / "model.keras").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_guide_to_dirty_data_works_word_for_word_and_prints_what_it_says(tmp_path: Path) -> None:
     for name, body in blocks("dirty_data.md").items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -142,7 +142,7 @@ def test_a_model_gets_the_type_and_format_that_it_has() -> None:
     assert model.conv(seen[0]).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_compiled_run_agrees(run: Callable[..., Path]) -> None:
     plain, compiled = load_file(run() / "model.safetensors"), run("compiled", Options(compile="default"))
     for name, tensor in load_file(compiled / "model.safetensors").items():

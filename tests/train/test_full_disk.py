@@ -23,7 +23,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on_when_there_is_room(disk: Path, tmp_path: Path) -> None:
     place, run = Place.made(tmp_path), str(disk / "run")
     code, said = place.start(run, MARKS=str(tmp_path / "marks")).end()

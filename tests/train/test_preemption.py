@@ -61,7 +61,7 @@ def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:
     assert started.end(SOON_S)[0] == 143
 
 
-@pytest.mark.parametrize("lives", [[RESTARTING], [TWO, (), RESTARTING]])
+@pytest.mark.parametrize("lives", [[RESTARTING], pytest.param([TWO, (), RESTARTING], marks=pytest.mark.soak)])
 def test_another_number_of_ranks_goes_on_with_the_same_batches(place: Place, lives: list[tuple[str, ...]]) -> None:
     """Each until its launcher gets SIGTERM, or with restarts until one of its ranks does; then 1 rank to the end."""
     run = f"several-{len(lives)}"

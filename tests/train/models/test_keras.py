@@ -173,7 +173,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(folder: Path, r
     assert told == [(begun / name).read_bytes() for name in ("model.safetensors", "metrics.jsonl")]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_ranks_end_as_one_does_with_ddp_and_fsdp(folder: Path) -> None:
     expected = load_file(trained(folder, "one", "--model", "plain") / "model.safetensors")
     for parallel in ("ddp", "fsdp"):

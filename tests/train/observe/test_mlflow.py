@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_as_the_same_run(server: Server, folder: Path) -> N
     assert_each_step_once(client, shown.info.run_id, run)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_server_that_hangs_costs_one_warning_and_gets_the_rest_later(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_server_that_hangs_costs_one_warning_and_gets_the_rest_later(
     assert_each_step_once(client, shown.info.run_id, run)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_server_that_goes_away_and_comes_back_gets_all(folder: Path, tmp_path: Path) -> None:
     server, run = serve(tmp_path, port := free_port()), folder / "back"
     command = [sys.executable, "-m", "penstock.cli", *arguments(folder, "back", "--epochs", "60")]
