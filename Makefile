@@ -24,10 +24,10 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 	    '  $(BIN)/penstock run mnist --raw <folder with the four idx .gz files> --out mnist_demo' \
 	    '  docs/adding_a_recipe.md: your own data'
 
-test: $(VENV)/.dev  ## all tests but the slow ones (COVERAGE=1 says what they reach, and takes half as long again)
+test: $(VENV)/.dev  ## all tests but the slow ones (COVERAGE=1 says what they reach)
 	@$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term:skip-covered) -m "not slow and not soak and not cluster and not dags" tests
 
-test-slow: $(VENV)/.dev  ## the tests that kill runs and jobs, fill disks, follow the guides word for word
+test-slow: $(VENV)/.dev  ## the tests that kill runs and jobs, or follow the guide to a recipe word for word
 	@$(PYTEST) -m "slow and not soak" tests
 
 test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop

@@ -28,21 +28,23 @@ class Muon(torch.optim.Muon):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            matrices = [matrix for matrix in group["params"] if matrix.grad is not None]
-            updates = []
-            for matrix in matrices:
-                state = self.state[matrix]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                average = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-                updates.append(matrix.grad.lerp(average, momentum) if group["nesterov"] else average)
-            for alike in _alike(updates):
-                update = torch.stack([updates[i] for i in alike]) if len(alike) > 1 else updates[alike[0]][None]
-                directions = orthogonalised(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                for i, direction in zip(alike, directions.unbind(), strict=True):
-                    matrices[i].mul_(1 - lr * group["weight_decay"])
-                    matrices[i].add_(direction, alpha=-lr * 0.2 * math.sqrt(max(direction.shape)))
+            lr = group["lr"]
+            for matrices in _alike([matrix for matrix in group["params"] if matrix.grad is not None]):
+                updates = [self._update(matrix, group) for matrix in matrices]
+                stacked = torch.stack(updates) if len(updates) > 1 else updates[0][None]
+                directions = orthogonalised(stacked, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                for matrix, direction in zip(matrices, directions.unbind(), strict=True):
+                    matrix.mul_(1 - lr * group["weight_decay"])
+                    matrix.add_(direction, alpha=-lr * 0.2 * math.sqrt(max(matrix.shape)))
+
+    def _update(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
+        """The gradient with its momentum, whose average is moved on."""
+        assert matrix.grad is not None
+        state, momentum = self.state[matrix], group["momentum"]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(matrix.grad)
+        average: Tensor = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+        return matrix.grad.lerp(average, momentum) if group["nesterov"] else average
 
 
 def orthogonalised(updates: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float) -> Tensor:
@@ -58,14 +60,14 @@ def orthogonalised(updates: Tensor, coefficients: tuple[float, float, float], nu
     return (x.mT if is_tall else x).type_as(updates)
 
 
-def _alike(updates: list[Tensor]) -> Iterator[list[int]]:
-    """The places of matrices whose products are made together, since many small ones take longer one by one: those of
-    one shape, of AT_ONCE numbers at most. One that FSDP2 has sharded is alone."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for i, update in enumerate(updates):
-        key = (i,) if is_sharded(update) else tuple(update.shape)
-        places = found.setdefault(key, [])
-        places.append(i)
-        if (len(places) + 1) * update.numel() > AT_ONCE:
+def _alike(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Those whose products are made together, since many small ones take longer one by one: of one shape, and of
+    AT_ONCE numbers at most. One that FSDP2 has sharded is alone."""
+    found: dict[tuple[int, ...], list[Tensor]] = {}
+    for i, matrix in enumerate(matrices):
+        key = (i,) if is_sharded(matrix) else tuple(matrix.shape)
+        together = found.setdefault(key, [])
+        together.append(matrix)
+        if (len(together) + 1) * matrix.numel() > AT_ONCE:
             yield found.pop(key)
     yield from found.values()

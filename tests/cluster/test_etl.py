@@ -43,7 +43,7 @@ class Source:
     local: Path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def source(hdfs: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Source]:
     @cache
     def source(name: str) -> Source:
@@ -74,7 +74,7 @@ def raw_files(name: str, folder: Path) -> None:
                     archive.extract(member, folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(
     whole: Cluster,
     source: Callable[[str], Source],

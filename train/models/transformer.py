@@ -175,8 +175,8 @@ class Attention(nn.Module):
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
     def forward(self, h: Tensor, sees: Sees, cache: Cache | None, layer: int) -> Tensor:
-        by_head = (self.heads, self.width)
-        q, k, v = (part(h).unflatten(-1, by_head) for part in (self.query, self.key, self.value))  # (B, T, H, D)
+        by_head = (self.heads, self.width)  # (B, T, H, D), or packed (N, H, D)
+        q, k, v = (part(h).unflatten(-1, by_head) for part in (self.query, self.key, self.value))
         if self.qk_norm:
             q, k = norm(q), norm(k)
         if sees.rotation is not None:
