@@ -116,9 +116,9 @@ def test_hdfs_to_hdfs(name: str, hdfs: Cluster, source: Callable[[str], Source])
     [
         ("yarn cluster", "digits"),
         ("yarn client", "digits"),
-        ("standalone client", "digits"),
         ("yarn cluster", "mnist"),
         ("standalone client", "online_retail"),
+        pytest.param("standalone client", "digits", marks=pytest.mark.soak),
         pytest.param("standalone client", "mnist", marks=pytest.mark.soak),
         pytest.param("yarn cluster", "online_retail", marks=pytest.mark.soak),
         pytest.param("yarn cluster", "online_retail, whole", marks=pytest.mark.soak),

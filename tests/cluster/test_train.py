@@ -67,7 +67,7 @@ def idx_files(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("recipe", ["digits", "mnist"])
+@pytest.mark.parametrize("recipe", ["digits", pytest.param("mnist", marks=pytest.mark.soak)])
 def test_a_run_on_hdfs_is_that_of_a_local_folder(
     recipe: str, hdfs: Cluster, raw: str, run: Run, tmp_path: Path
 ) -> None:

@@ -126,7 +126,7 @@ def test_from_raw_files_on_hdfs_to_predictions(name: str, airflow: Site, cluster
     assert store.exists(f"{cluster.hdfs_url}/predictions/{name}/{card.version}.parquet")
 
 
-@pytest.mark.parametrize("name", ["mnist", "retail"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("retail", marks=pytest.mark.soak)])
 def test_a_task_that_is_killed_takes_its_application_along(name: str, airflow: Site, cluster: Cluster) -> None:
     if name == "mnist":  # other raw data: a version that is not there yet
         put_pictures(cluster, {"train": 4000, "t10k": 500})
