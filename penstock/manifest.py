@@ -61,7 +61,12 @@ class Manifest:
     table: pa.Table
 
     def splits(self, names: Sequence[str]) -> pa.Table:
-        """The row groups of these splits, one split after the other, each in file order."""
+        """The row groups of these splits, one split after the other, each in file order.
+
+        Raises: DatasetError for a split that is named twice, whose rows would come twice.
+        """
+        if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise DatasetError(f"{store.shown(self.data_url)}: split {repeated[0]!r} is asked for twice; name it once")
         return pa.concat_tables([self.table.filter(pc.field("split") == name) for name in names])
 
     @property

@@ -51,7 +51,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not name.startswith("cuda"):
-        return torch.device(name)
+        try:
+            return torch.device(name)
+        except RuntimeError as error:
+            raise RunError(f"--device {name}: expected auto, cpu or cuda; choose one of these") from error
     if not torch.cuda.is_available():
         raise RunError(
             f"--device {name}: torch sees no GPU here; `penstock doctor` says more, --device cpu runs without"
@@ -244,13 +247,17 @@ def load_each(tensors: Sequence[Tensor], state: Sequence[Tensor]) -> None:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Loads full tensors, of which each rank takes its parameters' part."""
+    """Loads full tensors, of which each rank takes its parameters' part; what the optimizer was built with stays."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     parts = {
         index: {name: _part(value, parameters[index]) for name, value in values.items()}
         for index, values in state["state"].items()
     }
-    optimizer.load_state_dict({**state, "state": parts})
+    groups = [
+        {**own, "params": saved["params"]}
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": parts, "param_groups": groups})
 
 
 def _part(value: Any, like: Tensor) -> Any:

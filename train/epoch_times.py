@@ -49,16 +49,15 @@ class Clock:
     def stop(self, step: int, world: World) -> EpochTimes:
         """The times of the epoch that ends when the run has done `step` steps."""
         seconds = time.perf_counter() - self._started
-        fed, plan = self._feed.timings, self._feed.plan(0)
-        epoch = -(-step // plan.num_batches)
-        before = (epoch - 1) * plan.num_batches
-        first_row, stop_row = (min((n - before) * plan.global_batch_size, plan.num_rows) for n in (self._first, step))
+        fed, num_batches = self._feed.timings, len(self._feed)
+        epoch = -(-step // num_batches)
+        plan, before = self._feed.plan(epoch - 1), (epoch - 1) * num_batches
         all_ranks = torch.tensor([self._waited, fed.num_bytes], dtype=torch.float64, device=world.device)
         waited, num_bytes = distributed.all_reduce(all_ranks, world).tolist()
         return EpochTimes(
             epoch=epoch,
             step=step,
-            rows=stop_row - first_row,
+            rows=plan.rows_before(step - before) - plan.rows_before(self._first - before),
             seconds=seconds,
             wait_seconds=waited / world.size,
             num_bytes=int(num_bytes),

@@ -19,10 +19,9 @@ import tempfile
 import warnings
 import zipfile
 from collections import UserDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, redirect_stderr
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,13 @@ from penstock import card as cards
 from penstock import command, store
 from penstock.card import Card
 from penstock.console import Console
-from penstock.errors import PenstockError, RunError
+from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.schema import Schema
-from train.feed import Feed
+from train.feed import WEIGHT, Feed
 from train.feed.blocks import LENGTH
+from train.feed.petastorm_reader import Batch
 from train.finished import Finished, load
+from train.predict import check_contract
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "keras": ".keras"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "keras": ("keras",)}
@@ -214,10 +215,13 @@ def _compare(
     url = data_url or finished.described["dataset"]
     try:
         card = cards.load(url, version or (None if data_url else finished.card.version))
+        check_contract(finished.run, finished.card, card, url)
         split = _first_splits(card, CHECKED_ROWS)
         columns = [name for name in names if name in card.schema.names]
         feed = Feed(url, split, version=card.version, global_batch_size=CHECKED_BATCH, shuffle=False, columns=columns)
-        batches = [{n: batch[n] for n in names} for batch in islice(feed.epoch(), CHECKED_ROWS // CHECKED_BATCH)]
+        batches = [{n: batch[n] for n in names} for batch in _first_rows(feed, CHECKED_ROWS)]
+        if not batches:
+            raise DatasetError(f"{store.shown(url)}: no rows to compare on in version {card.version}; choose another")
     except (PenstockError, OSError) as error:
         if data_url is not None or version is not None:
             raise
@@ -225,7 +229,7 @@ def _compare(
     largest, rows = 0.0, 0
     for batch in [*batches, {name: value[:1] for name, value in batches[0].items()}]:
         for expected, found in zip(tree_leaves(module(batch)), exported(batch), strict=True):
-            difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+            difference = _difference(found, expected)
             largest = max(largest, difference)
             if not difference <= TOLERANCE:  # also where it is NaN
                 raise RunError(
@@ -234,6 +238,23 @@ def _compare(
                 )
     rows = sum(len(value) for batch in batches for value in list(batch.values())[:1])
     return {"rows_compared": rows, "split": split, "largest_difference": largest}
+
+
+def _first_rows(feed: Feed, num_rows: int) -> Iterator[Batch]:
+    """Batches of so many rows, as far as there are some; of buckets a batch may have few."""
+    with closing(feed.epoch()) as batches:
+        for batch in batches:
+            yield batch
+            num_rows -= len(batch[WEIGHT])
+            if num_rows <= 0:
+                break
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """The largest one, of the largest expected value or of 1. Infinities differ from nothing that equals them."""
+    apart = torch.where(found == expected, 0.0, (found - expected).abs())
+    finite = expected[expected.isfinite()].abs()
+    return float(apart.max()) / max(1.0, float(finite.max()) if len(finite) else 0.0)
 
 
 def _first_splits(card: Card, num_rows: int) -> str:

@@ -78,7 +78,7 @@ def train(
 
     while True:
         if not state.evaluated:
-            times = clock.stop(state.step, world)
+            times = state.times = state.times or clock.stop(state.step, world)
             metrics = {"epoch": times.epoch, "step": state.step, "train_loss": float(state.sums[0] / state.sums[1])}
             if val_feed is not None:
                 try:
@@ -90,7 +90,7 @@ def train(
                 metrics |= {f"val_{name}": value for name, value in val.items()}
                 state.best = judge(state.best, stopping, metrics, state.step)
             state.sums.zero_()
-            state.evaluated = True
+            state.times, state.evaluated = None, True
             on_epoch(EpochResult(metrics, times))
             is_best = state.best is not None and state.best.since == 0
             if is_best or state.step == num_steps:
@@ -146,6 +146,8 @@ def train(
         losses.add(state.step - 1, step_sums)
         if i + 1 == steps_per_epoch or state.step == num_steps:
             losses.check()  # before it is evaluated
+            if i + 1 == steps_per_epoch:
+                next(batches, None)  # so that the feed fetches on, for the next epoch
             batches.close()
             batches, state.evaluated = None, False
 

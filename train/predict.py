@@ -63,7 +63,7 @@ def predict(
     key = card.schema[card.schema.key]
     inputs = card.schema.without_label().names
     names = pa.array(recipe.names(trained_on)) if hasattr(recipe, "names") else None
-    wanted = list(splits) or list(card.splits)
+    wanted = list(dict.fromkeys(splits)) or list(card.splits)
     target = store.absolute(out)
     schema = pa.schema([(key.name, key.arrow_type), ("split", pa.string())])
     num_rows = 0

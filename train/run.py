@@ -175,6 +175,11 @@ def _train(
             at = {"step": 0, "evaluated": True}
             if (saved := control.latest(console.say)) is not None:
                 at = saved["position"]
+                if at["step"] > num_steps:
+                    raise RunError(
+                        f"{folder}: the newest checkpoint is after step {at['step']:,}, and the run as it is asked for "
+                        f"now ends after step {num_steps:,}; ask for more --epochs or --steps, or choose another --out"
+                    )
                 console.say(f"Going on after step {at['step']:,} of {num_steps:,}")
             _drop_results_after(folder, at["step"] if at["evaluated"] else at["step"] - 1)
 
@@ -323,8 +328,13 @@ def _same_run_or_new(
                 f"{folder}: holds another run ({'; '.join(differs)}); choose another --out, or go on from its newest "
                 f"checkpoint with what is given now (--resume-anyway)"
             )
-        console.say(f"Going on with another run ({'; '.join(differs)}), as --resume-anyway asks")
         there = read_config(str(folder))
+        if (name := there["config"]["optimizer"]["name"]) != config.optimizer.name:
+            raise RunError(
+                f"{folder}: the checkpoints have the state of the optimizer {name}, with which {config.optimizer.name} "
+                f"cannot go on; choose another --out"
+            )
+        console.say(f"Going on with another run ({'; '.join(differs)}), as --resume-anyway asks")
         earlier = [*there.pop("earlier", []), there]
         for name in ("report.json", "model.safetensors"):
             (folder / name).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from train import distributed, ema
 from train.config import TrainConfig
 from train.distributed import World
 from train.early_stopping import Best
+from train.epoch_times import EpochTimes
 from train.optimizers import build as build_optimizers
 
 
@@ -27,6 +28,7 @@ class State:
     sums: torch.Tensor  # (2,) float64: loss and weight of the epoch's rows so far, of all ranks
     step: int = 0  # that are done
     evaluated: bool = True  # False from the last step of an epoch until its evaluation is over
+    times: EpochTimes | None = None  # of the epoch that is not evaluated yet
     best: Best | None = None  # evaluation so far
 
 
@@ -45,14 +47,17 @@ def load(state: State, saved: Mapping[str, Any]) -> None:
         distributed.load_model(state.model, saved["model"])
         for optimizer, of_optimizer in zip(state.optimizers, saved["optimizers"], strict=True):
             distributed.load_optimizer(optimizer, of_optimizer)
-        if state.averages is not None:
+        if state.averages is not None and saved["ema"] is not None:
             distributed.load_each(state.averages, saved["ema"])
+        elif state.averages is not None:  # the run had none until now
+            state.averages = ema.start(state.model)
     except (RuntimeError, ValueError, KeyError) as error:
         raise RunError(
             f"the checkpoint does not fit the model that the recipe makes now ({' '.join(str(error).split())}); go "
             f"back to the recipe's code of that run, or choose another --out"
         ) from error
     state.step, state.evaluated = saved["position"]["step"], saved["position"]["evaluated"]
+    state.times = EpochTimes(**saved["times"]) if saved.get("times") else None
     state.sums.copy_(saved["sums"])
     state.best = Best(**saved["best"]) if saved["best"] else None
 
@@ -65,6 +70,7 @@ def full(state: State, world: World) -> dict[str, Any]:
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "ema": state.averages,
         "sums": state.sums,
+        "times": asdict(state.times) if state.times else None,
         "best": asdict(state.best) if state.best else None,
     }
     return distributed.full(whole, world)

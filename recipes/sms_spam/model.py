@@ -35,7 +35,7 @@ def config(model: str | None = None) -> TrainConfig:
         raise RecipeError(f"recipe 'sms_spam': no model {model!r}; there is encoder")
     return TrainConfig(
         model="encoder",
-        epochs=15,
+        epochs=12,
         global_batch_size=64,
         optimizer=Optimizer("muon", lr=3e-3, weight_decay=0.1, betas=(0.9, 0.98), momentum=0.95),
         schedule=Schedule(warmup=0.1, decay="linear"),

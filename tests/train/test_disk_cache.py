@@ -57,6 +57,19 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     assert "1" not in there
 
 
+def test_entries_of_another_user_are_read_or_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = DiskCache(tmp_path, 1000)
+    cache.put("a", content(0, 100))
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refuse)
+    np.testing.assert_array_equal(cache.get("a", 100), content(0, 100))
+    monkeypatch.setattr(Path, "open", refuse)
+    assert cache.get("a", 100) is None
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
 def test_a_damaged_entry_is_found_and_removed(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     DiskCache(tmp_path, 10_000).put("a", content(1, 1_000))

@@ -29,6 +29,11 @@ def test_the_best_is_the_first_of_the_best_and_since_counts_what_came_after(foun
     assert best.value == expected or not numbers
 
 
+def test_the_best_of_another_metric_is_none_any_more() -> None:
+    best = judge(None, EarlyStopping("val_accuracy", "max"), {"val_accuracy": 0.98}, 1)
+    assert judge(best, EarlyStopping("val_loss"), {"val_loss": 2.0}, 2) == Best(2.0, 2)
+
+
 def test_a_metric_that_is_not_there_is_named() -> None:
     with pytest.raises(RunError, match="no 'val_f1'; there are train_loss, val_loss"):
         judge(None, EarlyStopping("val_f1"), {"train_loss": 1.0, "val_loss": 1.0}, 0)

@@ -25,6 +25,8 @@ from penstock.schema import Field, Schema
 from tests.cards import edit_card
 from tests.train.conftest import IN_PLACE, SCHEMA, numbered_files, write_dataset
 from train.feed import WEIGHT, Feed, row_groups
+from train.feed.device import _sent
+from train.feed.gather import Buffers
 
 DECODED = {"use_dictionary": True, "compression": "zstd"}
 
@@ -390,6 +392,18 @@ def test_a_huge_row_group_is_cut_and_read_once(
         seen += batch["key"].tolist()
     assert sorted(seen) == list(range(310))
     assert set(decoded.values()) == {1}  # shared by lanes, and by the parts that it is cut into
+
+
+def test_memory_of_batches_of_any_size_is_used_again() -> None:
+    buffers = Buffers()
+    for num_bytes in range(1 << 17, 1 << 18, 999):
+        buffers.take(num_bytes)
+    assert sum(map(len, buffers._free.values())) <= 2
+
+
+def test_pictures_that_vary_in_size_go_to_the_device_too() -> None:
+    found = _sent([torch.zeros(2, 3), torch.zeros(4)], torch.device("meta"))
+    assert [(tensor.device.type, tuple(tensor.shape)) for tensor in found] == [("meta", (2, 3)), ("meta", (4,))]
 
 
 def test_batches_of_bucketed_lists_are_of_one_bucket_and_go_on_anywhere(tmp_path: Path) -> None:

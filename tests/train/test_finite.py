@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,8 +44,10 @@ def test_the_first_bad_step_is_named_within_the_steps_between_two_looks(
     assert 0 <= taken[-1] - bad < finite.EVERY
 
 
-def test_the_keys_of_a_step_are_those_of_all_ranks_rows(dataset: Path, tmp_path: Path) -> None:
-    feeds = [Feed(str(dataset), global_batch_size=16, lanes=4, rank=rank, world_size=2) for rank in range(2)]
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_keys_of_a_step_are_those_of_all_ranks_rows(dataset: Path, tmp_path: Path, shuffle: bool) -> None:
+    options: dict[str, Any] = {"global_batch_size": 16, "lanes": 4, "shuffle": shuffle, "world_size": 2}
+    feeds = [Feed(str(dataset), rank=rank, **options) for rank in range(2)]
     ids = [
         [feed.card.schema.key and round(float(x[0])) for batch in feed.epoch(1, 2) for x in batch["x"]][:8]
         for feed in feeds

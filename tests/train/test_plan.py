@@ -63,6 +63,7 @@ def test_a_global_batch_is_the_same_at_any_world_size(plan: Plan, data: st.DataO
 @given(plans())
 def test_only_the_last_batch_is_short(plan: Plan) -> None:
     sizes = [len(rows(plan, number)) for number in range(plan.num_batches)]
+    assert [plan.rows_before(number) for number in range(len(sizes) + 1)] == [0, *itertools.accumulate(sizes)]
     assert all(size > 0 for size in sizes)
     assert sum(sizes) == plan.num_rows
     assert all(size == plan.global_batch_size for size in sizes[:-1])
@@ -95,9 +96,11 @@ def test_with_buckets_every_row_comes_once_in_a_batch_of_its_bucket(plan: Plan, 
         of.append(bucket)
         short[bucket] += len(whole) < plan.global_batch_size
         assert len(plan.places(number)) == len(whole)
+        assert plan.rows_before(number) == len(seen)
         seen, places = seen + whole, places + plan.places(number).tolist()
     assert sorted(seen) == all_rows(plan)
     assert sorted(places) == list(range(plan.num_rows))
+    assert plan.rows_before(plan.num_batches) == plan.num_rows
     assert all(count <= 1 for count in short.values())
     again = replace(plan)  # seeking needs nothing that came before
     if plan.num_batches:

@@ -50,6 +50,8 @@ def test_a_signal_ends_a_run_where_it_can_go_on(place: Place) -> None:
     place.finish("stopped")
     assert started.status()["state"] == "finished"
     assert_same(place.folder / "whole", place.folder / "stopped")
+    timings = (started.run / "timings.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["rows"] > 0 for line in timings)  # of the epoch that was evaluated later, too
 
 
 def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:

@@ -24,10 +24,12 @@ from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError, RunError
 from penstock.recipe import find
 from tests.train.conftest import SCHEMA, numbered_files, write_dataset
+from tests.train.remote import RemoteFileSystem, remote
 from train.config import Options, TrainConfig
 from train.distributed import World
 from train.evaluate import evaluate
-from train.feed import Feed
+from train.feed import Feed, feed
+from train.feed.fetch import Ahead
 from train.predict import predict
 from train.run import train
 
@@ -115,6 +117,62 @@ def test_another_run_goes_on_from_a_folder_if_told_to(recipe: Path, dataset: Pat
     assert lines.count("\n") == 4
     config = json.loads((run / "config.json").read_text())
     assert (config["config"]["seed"], config["earlier"][0]["config"]["seed"]) == (5, 0)
+
+
+def test_a_longer_run_goes_on_with_what_is_given_now(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    """Other weight decay, and averages, which the run had not before."""
+    run = tmp_path / "run"
+    start(recipe, dataset, run)
+    decayed = replace(SMALL.optimizer, weight_decay=0.5, betas=(0.5, 0.6))
+    go_on(recipe, dataset, run, replace(SMALL, epochs=4, optimizer=decayed, ema_decay=0.9))
+    newest = torch.load(max((run / "checkpoints").glob("step-*.pt")), weights_only=True)
+    groups = newest["optimizers"][0]["param_groups"]
+    assert [(group["weight_decay"], group["betas"]) for group in groups] == [(0.5, (0.5, 0.6)), (0.0, (0.5, 0.6))]
+    assert not torch.equal(newest["ema"][0], next(iter(newest["model"].values())))
+
+
+def test_a_run_that_cannot_go_on_as_it_is_told_to_says_so(recipe: Path, dataset: Path, tmp_path: Path) -> None:
+    run, sgd = tmp_path / "run", replace(SMALL.optimizer, name="sgd")
+    start(recipe, dataset, run)
+    with pytest.raises(RunError, match="the state of the optimizer adamw, with which sgd cannot go on"):
+        go_on(recipe, dataset, run, replace(SMALL, epochs=4, optimizer=sgd))
+    with pytest.raises(RunError, match=r"checkpoint is after step 15, and the run .* now ends after step 5; ask for"):
+        go_on(recipe, dataset, run, replace(SMALL, epochs=1))
+
+
+def go_on(recipe: Path, dataset: Path, run: Path, config: TrainConfig) -> None:
+    train(find(str(recipe)), str(dataset), run, config, CPU, None, Console(), options=Options(resume_anyway=True))
+
+
+def test_what_is_fetched_as_an_epoch_ends_is_used_in_the_next(
+    recipe: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RemoteFileSystem.reset()
+    begun: list[Ahead] = []
+
+    def ahead(*arguments: Any) -> Ahead:
+        begun.append(Ahead(*arguments))
+        return begun[-1]
+
+    monkeypatch.setattr(feed, "Ahead", ahead)
+    train(find(str(recipe)), remote(dataset), tmp_path / "run", SMALL, CPU, None, Console())
+    assert len(begun) == 1 + 1 + 3 + 1  # the first rows, train, val of three epochs, test
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-workers", "0"], "expected 1 or more threads for the feed (num_workers), found 0"),
+        (["--device", "gpu"], "--device gpu: expected auto, cpu or cuda"),
+        (["--train-split", "train+train"], "split 'train' is asked for twice; name it once"),
+    ],
+)
+def test_what_cannot_be_meant_gets_a_sentence(
+    recipe: Path, dataset: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(recipe), "--data", str(dataset), "--out", str(tmp_path / "run"), *arguments]
+    assert cli.main(command) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_what_does_not_fit(

@@ -36,13 +36,19 @@ def to_device(batches: Iterable[Batch], device: torch.device, timings: Timings) 
         current = torch.cuda.current_stream(device)
         current.wait_stream(side)
         for value in coming.values():
-            if isinstance(value, torch.Tensor):
-                value.record_stream(current)
+            for tensor in value if isinstance(value, list) else [value]:
+                if isinstance(tensor, torch.Tensor):
+                    tensor.record_stream(current)
         ahead = coming
     if ahead is not None:
         yield ahead
 
 
 def _sent(value: Any, device: torch.device) -> Any:
-    """The feed's memory is page-locked where there is a GPU: its copy is left to the side stream."""
+    """The feed's memory is page-locked where there is a GPU: its copy is left to the side stream.
+
+    Pictures that vary in size are a list of tensors.
+    """
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return [_sent(tensor, device) for tensor in value]
     return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value

@@ -16,7 +16,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +54,9 @@ class DiskCache:
                     self._remove_damaged(path)
                     return None
                 entry = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
-                os.utime(file.fileno())
-        except FileNotFoundError:
+                with suppress(PermissionError):  # it is another user's, who keeps what he uses
+                    os.utime(file.fileno())
+        except (FileNotFoundError, PermissionError):
             return None
         content = entry[:-CRC_BYTES]
         if name not in self._checked and _crc(name, content) != entry[-CRC_BYTES:].tobytes():

@@ -14,7 +14,7 @@ import torch
 from penstock import card as cards
 from penstock import manifest, store
 from penstock.card import Card
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, RunError
 from train.feed.blocks import BlockReader
 from train.feed.disk_cache import DiskCache
 from train.feed.fetch import Ahead
@@ -43,7 +43,8 @@ class Feed:
     `for batch in feed` is one epoch, and each time the next one; `state_dict()` says where it stands.
     `feed.epoch(7)` is that epoch, whatever came before.
 
-    Raises: DatasetError for a dataset that is missing or damaged, when opened or, for a file, when first read.
+    Raises: DatasetError for a dataset that is missing or damaged, when opened or, for a file, when first read;
+    RunError for lanes, ranks or threads that cannot be.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Feed:
     ) -> None:
         self.url, self.split = dataset_url, split
         self.rank, self.world_size, self.num_workers = rank, world_size, num_workers
+        if num_workers < 1:
+            raise RunError(f"expected 1 or more threads for the feed (num_workers), found {num_workers}")
         self.card: Card = cards.load(dataset_url, version)
         schema, splits = self.card.schema, split.split("+")
         if missing := [name for name in splits if name not in self.card.splits]:
@@ -151,7 +154,7 @@ class Feed:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where `for batch in feed` stands, for JSON: the same for every rank, and for any number of them."""
+        """Where `for batch in feed` stands, for JSON: the same for every rank and, shuffled, for any number of them."""
         epoch, batch = self._at if self._at[1] < len(self) else (self._at[0] + 1, 0)
         return {"version": self.card.version, "split": self.split, **self._planned, "epoch": epoch, "batch": batch}
 
@@ -196,8 +199,9 @@ class Feed:
         key = self.card.schema.key
         if key is None:
             return []
-        feed = Feed(self.url, self.split, **self._planned, columns=[key], version=self.card.version, num_workers=1)
-        batches = feed.epoch(epoch, batch)
+        whole = Feed.__new__(Feed)  # of one rank, which has the lanes of all
+        whole.__setstate__({**self.__getstate__(), "columns": [key], "rank": 0, "world_size": 1, "num_workers": 1})
+        batches = whole.epoch(epoch, batch)
         keys = next(batches)[key]
         batches.close()
         return keys if isinstance(keys, list) else list(keys.tolist())

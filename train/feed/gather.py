@@ -24,7 +24,10 @@ SMALLEST_KEPT = 1 << 16  # smaller buffers cost the allocator nothing
 
 
 class Buffers:
-    """Memory for batches, used again once nothing refers to the batch: fresh pages cost as much as filling them."""
+    """Memory for batches, used again once nothing refers to the batch: fresh pages cost as much as filling them.
+
+    Sizes are rounded up to powers of two, since batches of lists differ in theirs: untouched pages cost nothing.
+    """
 
     def __init__(self, pinned: bool = False) -> None:
         self._pinned = pinned
@@ -34,13 +37,14 @@ class Buffers:
         """(num_bytes,) uint8, of any content; page-locked if the buffers are `pinned`."""
         if self._pinned or num_bytes < SMALLEST_KEPT:  # torch keeps page-locked memory itself
             return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
-        free = self._free[num_bytes]
+        size = 1 << (num_bytes - 1).bit_length()
+        free = self._free[size]
         try:
             buffer = free.pop()
         except IndexError:
-            buffer = np.empty(num_bytes, np.uint8)
+            buffer = np.empty(size, np.uint8)
         # The tensor and all that is made of its memory hold this view: it dies with the last of them.
-        view = buffer[:]
+        view = buffer[:num_bytes]
         weakref.finalize(view, free.append, buffer).atexit = False
         return torch.from_numpy(view)
 

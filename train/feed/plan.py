@@ -110,13 +110,21 @@ class Plan:
 
     @cached_property
     def _batches(self) -> I64:
-        """(num_batches,) the order in which batches of several parts come."""
-        return permutation(self.num_batches, self.seed, self.epoch, -1) if self.shuffle else np.arange(self.num_batches)
+        """(num_batches,) the order in which batches come."""
+        if self.in_order or not self.shuffle:
+            return np.arange(self.num_batches)
+        return permutation(self.num_batches, self.seed, self.epoch, -1)
 
     def rows_of(self, group: int) -> I64:
         """(rows,) the order of the rows inside a row group."""
         n = int(self.rows_per_group[group])
         return permutation(n, self.seed, self.epoch, group) if self.shuffle else np.arange(n)
+
+    def rows_before(self, batch: int) -> int:
+        """How many rows all ranks have of the batches before one."""
+        empty = np.diff(self._first_batch) * self.global_batch_size - np.diff(self._first_row)  # in a part's last batch
+        is_over = np.isin(self._first_batch[1:] - 1, self._batches[:batch])
+        return batch * self.global_batch_size - int(empty[is_over].sum())
 
     def places(self, batch: int, rank: int = 0, world_size: int = 1) -> I64:
         """(rows,) where each row of a rank's part of a batch is among the epoch's N rows."""
