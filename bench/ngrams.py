@@ -13,7 +13,7 @@ class NGrams:
     different characters behind h, and h' without its first one; where h was not seen, p_{n-1}; p_0 is uniform.
 
     Source: Ney, Essen & Kneser, "On structuring probabilistic dependences in stochastic language modelling", Computer
-    Speech & Language 8(1), 1994; interpolated as in Chen & Goodman, 1998, section 2.7, eq. 12.
+    Speech & Language 8(1), 1994; interpolated as in Chen & Goodman, 1998, section 2.6.
     """
 
     def __init__(self, text: str, n: int, discount: float = 0.75) -> None:

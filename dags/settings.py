@@ -9,6 +9,7 @@
     start = 2010-12-01
     raw = "hdfs:///raw/retail/{{ data_interval_start | ds }}.csv"
     dataset = "hdfs:///datasets/retail"
+    intervals = true                 # a version of all days up to this one
     runs = "/data/runs/retail"
 
 `$NAME` in a text is that environment variable. Raw URLs may hold Airflow's templates.

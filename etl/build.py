@@ -1,8 +1,8 @@
 """The second stage of recipes that make rows of several, or fit transforms: clean rows to rows ready to be placed.
 
 Clean rows come from Parquet, so that `build` may use them as often as it likes, and what is built goes over Parquet
-too, since each round of fitting reads it again. Recipes with neither need none of this: etl/run.py sends their rows
-straight to the shards.
+too, since each round of fitting reads it again. Recipes with neither, whose rows are known by their key, need none of
+this: etl/run.py sends their rows straight to the shards.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Prepared:
 
 
 def is_needed(recipe: DatasetRecipe) -> bool:
-    return recipe.build is not None or bool(recipe.transforms)
+    return recipe.build is not None or bool(recipe.transforms) or bool(recipe.clean_key)
 
 
 def prepare(
@@ -108,9 +108,10 @@ def counts(prepared: Prepared | None, written: Written) -> dict[str, int]:
         num_clean = written.num_rows + written.duplicates
         return {"clean": num_clean, "duplicates": written.duplicates, "built": written.num_rows}
     if written.duplicates:
+        gives = "build() gives" if "used" in prepared.counts else "clean_key leaves"
         raise RecipeError(
-            f"build() gives {written.duplicates:,} rows whose key another row has; give each key one row, or the "
-            f"schema another key"
+            f"{gives} {written.duplicates:,} rows whose key another row has; give each key one row, or the schema "
+            f"another key"
         )
     return {**prepared.counts, "built": written.num_rows}
 

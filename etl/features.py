@@ -244,8 +244,8 @@ def _table(part: Index, spark: SparkSession, raw_url: str) -> JSON:
     by_value = {row[part.to]: row for row in found}
     table = {"values": values, "table": {name: [by_value[value][name] for value in values] for name in others}}
     try:
-        json.dumps(table)
-    except TypeError as error:
+        json.dumps(table, allow_nan=False)
+    except (TypeError, ValueError) as error:
         raise RecipeError(f"transforms: {part}: its table holds what JSON does not: {error}; cast it") from error
     return table
 

@@ -40,7 +40,7 @@ from penstock.recipe import DatasetRecipe, First, Last, Recipe, find
 from penstock.rules import Asked, Reference, asked
 from penstock.store import RawFile
 
-REVISION = 5  # of this stage's code: raised when the same raw data would give other rows
+REVISION = 6  # of this stage's code: raised when the same raw data would give other rows
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def etl(
     else:
         with console.step("take stock of the raw files"):
             known = cards.versions(clean_folder)
-            files = store.inventory(raw_url, _known_checksums(known))
+            files = store.inventory(raw_url, _known_checksums(known, raw_url))
     transforms = None if frozen is None else {name: dict(fitted) for name, fitted in frozen.transforms.items()}
     inventory = [[file.name, file.num_bytes, file.sha256] for file in files]
     how = [cards.FORMAT, REVISION, dataset_recipe.settings, RESULT_SETTINGS, labelled]
@@ -152,6 +152,11 @@ def etl(
     log.about(recipe=recipe.name, version=version)
 
     clean_card, card = cards.find(clean_folder, clean_version), cards.find(out, version)
+    if again is None and interval and (newer := window.newer(known, interval, clean_version, settings)):
+        console.warn(
+            f"{interval} was cleaned from other raw data since (clean version {newer}), and later intervals are built "
+            f"from that; where this delivery counts, remove that card from {store.shown(clean_folder)}/cards"
+        )
     if isinstance(clean_card, CleanCard) and isinstance(card, Card):
         check_whole(out, card)
         return Built(card, clean_card, reused=True)
@@ -450,9 +455,9 @@ def _raw_bytes(earlier: Window) -> int:
     return sum(file["num_bytes"] for card in earlier.cards for file in card.lineage["raw_files"])
 
 
-def _known_checksums(known: Sequence[Card | CleanCard]) -> dict[tuple[str, int, str], str]:
-    """What the clean cards say of their raw files: an unchanged file is not read again for its checksum."""
-    raw_files = [file for card in known for file in card.lineage["raw_files"]]
+def _known_checksums(known: Sequence[Card | CleanCard], raw_url: str) -> dict[tuple[str, int, str], str]:
+    """What the clean cards say of the raw files there: an unchanged file is not read again for its checksum."""
+    raw_files = [file for card in known if card.lineage["raw_url"] == raw_url for file in card.lineage["raw_files"]]
     return {(f["name"], f["num_bytes"], f["modified"]): f["sha256"] for f in raw_files if f["modified"]}
 
 
@@ -500,7 +505,7 @@ def report(built: Built, out: str, console: Console) -> None:
                 f"would clean them otherwise now; clean them again"
             )
     if card.leakage.get("equal_rows"):
-        console.warn(f"{card.leakage['equal_rows']:,} rows, but for their keys, are in several splits")
+        console.warn(f"{card.leakage['equal_rows']:,} kinds of rows, alike but for their keys, are in several splits")
     if card.duplicates:
         where = store.shown(store.join(out, card.duplicates))
         console.say(f"Duplicates, {card.exact_duplicates:,} of them exact: {where}")

@@ -54,6 +54,17 @@ def made_from(dataset_url: str, version: str) -> MadeFrom:
     return MadeFrom(last, last.lineage["raw_url"], files, interval, Window(others, otherwise))
 
 
+def newer(known: Sequence[Card | CleanCard], interval: Interval, version: str, settings: str) -> str | None:
+    """The clean version of an interval that `before` takes, of the cards `known`, where another one is older."""
+    of_interval = [
+        card.version
+        for card in known
+        if isinstance(card, CleanCard)
+        and (card.lineage.get("interval"), card.lineage.get("settings")) == (str(interval), settings)
+    ]
+    return of_interval[-1] if version in of_interval[:-1] else None
+
+
 def before(
     known: Sequence[Card | CleanCard], clean_folder: str, interval: Interval, length: timedelta | None, settings: str
 ) -> Window:

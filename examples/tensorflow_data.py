@@ -1,6 +1,6 @@
 """A `tf.data.Dataset` from a feed, and TensorFlow's Keras over it, that goes on where it was.
 
-    pip install 'penstock[keras]' tensorflow-cpu
+    pip install tensorflow-cpu
     python examples/tensorflow_data.py demo/dataset /tmp/data.keras       # `make demo` makes the dataset
     python examples/tensorflow_data.py demo/dataset /tmp/data.keras 100   # the same run, up to step 100
 

@@ -28,7 +28,7 @@ class Console:
         self.as_json = as_json and not quiet
         self._quiet, self._logs = quiet, log.is_json() and not shows_values
         quiet = quiet or self._logs or (log.is_json() and as_json)
-        self.rich = RichConsole(stderr=as_json, quiet=quiet, markup=False, highlight=False, soft_wrap=True)
+        self.rich = RichConsole(stderr=as_json, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @property
     def live(self) -> bool:

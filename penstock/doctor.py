@@ -39,30 +39,30 @@ def checks() -> Iterator[Check]:
         "both", "cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     )
     for name in ("pyarrow", "numpy", "fsspec", "xxhash"):
-        yield _package("both", name, "penstock")
+        yield _package("both", name, "etl.lock")
     for protocol in ("file", "hdfs", "s3"):
         yield _filesystem(protocol)
-    for name in ("pyspark", "pandas"):
-        yield _package("etl", name, "penstock[etl]")
+    for name in ("pyspark", "pandas", "tokenizers"):
+        yield _package("etl", name, "etl.lock")
     yield _java()
-    for name in ("torch", "petastorm", "imagecodecs", "safetensors"):
-        yield _package("train", name, "penstock[train]")
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        yield _optional("train", name, "penstock[export]")
-    yield _optional("train", "mlflow-skinny", "penstock[mlflow]")
+    for name in ("torch", "petastorm", "imagecodecs", "safetensors", "threadpoolctl", "tokenizers"):
+        yield _package("train", name, "train.lock")
+    for name in ("onnx", "onnxscript", "onnxruntime", "keras", "mlflow-skinny"):
+        yield _optional("train", name)
     yield from _devices()
 
 
-def _optional(side: str, name: str, extra: str) -> Check:
-    found = _package(side, name, extra)
-    return found if found.ok else Check(side, name, f"not installed; {found.mend} if you need it")
+def _optional(side: str, name: str) -> Check:
+    found = _package(side, name, "")
+    return found if found.ok else Check(side, name, f"not installed; pip install {name} if you need it")
 
 
-def _package(side: str, name: str, extra: str) -> Check:
+def _package(side: str, name: str, lock: str) -> Check:
     try:
         return Check(side, name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Check(side, name, "not installed", f"pip install '{extra}'")
+        how = f"pip install --no-deps --require-hashes -r requirements/{lock}"
+        return Check(side, name, "not installed", how)
 
 
 def _filesystem(protocol: str) -> Check:

@@ -25,7 +25,9 @@ class PenstockError(ValueError):
     def __init__(self, message: str, values: Iterable[str] = ()) -> None:
         super().__init__(message)
         self.values, self.logged = tuple(filter(None, values)), message
-        for value in self.values:
+        # As they are and as Python writes them, the longest first: one may be a part of another.
+        written = {text for value in self.values for text in (value, repr(value)[1:-1])}
+        for value in sorted(written, key=lambda text: (-len(text), text)):
             self.logged = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", self.logged)
         if self.logged != message:
             self.add_note(f"{IN_LOGS}{self.logged}")  # so that a traceback of an executor, which is text, has it

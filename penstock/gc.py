@@ -22,8 +22,10 @@ from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.errors import DatasetError, PenstockError
 
-# Each version has folders of its own in these.
+# Each version that ETL makes has folders of its own in these, and they are named so: a folder with another name is not
+# ours, as where a dataset was adopted whose files lie in `data`.
 PLACES = ("data", "quarantine", "duplicates", "clean/data")
+OURS = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}(-rows)?")
 # What `store` writes before a file has its name, and to see whether it may write; and where.
 NAMELESS, NAMELESS_IN = re.compile(r"\.(penstock-|\w+\.json\.)"), ("", "cards", "clean/cards")
 OLDER_THAN_H = 24.0
@@ -76,7 +78,7 @@ def _nameless(url: str, named: set[str], going: set[str], why: str, changed_befo
             path = f"{place}/{name}"
             if path in going:
                 yield Unneeded(path, why, num_bytes)
-            elif path not in named and modified <= changed_before:
+            elif path not in named and OURS.fullmatch(name) and modified <= changed_before:
                 yield Unneeded(path, "no card names it", num_bytes)
     for place in NAMELESS_IN:
         for path, (num_bytes, modified) in store.files_in(url, place).items():

@@ -22,7 +22,7 @@ class Interval:
         try:
             start = _moment(first)
             end = _moment(last) if slash else start + timedelta(days=1)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise PenstockError(
                 f"interval {text!r}: {error}; expected a day such as 2011-01-05, or START/END in ISO 8601"
             ) from error

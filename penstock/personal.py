@@ -139,7 +139,7 @@ KINDS: Mapping[str, Kind] = {
         checked=_whole,
     ),
     "iban": Kind(
-        hint=r"\b[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}",
+        hint=r"(?:^|[^0-9A-Za-z])[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}",
         candidate=re.compile(r"(?<![0-9A-Za-z])[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11,30}(?![0-9A-Za-z])"),
         checked=_iban,
     ),

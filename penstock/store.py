@@ -134,19 +134,34 @@ def file_names(url: str) -> list[str]:
 def file_sizes(url: str) -> dict[str, int]:
     """Names of the files below a folder, as `file_names`, with their bytes."""
     fs, path = filesystem(url)
-    # fsspec's walk leaves out what it cannot list, which is all of an HDFS that does not answer
-    options = {"on_error": _raise_unless_missing} if _is_hdfs(fs) else {}
     try:
         with _reading(url):
-            found = fs.find(path, detail=True, **options)
+            found = _find(fs, path)
     except FileNotFoundError:  # of a bucket that is not there; other filesystems find nothing
         return {}
     return {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
 
 
-def _raise_unless_missing(error: Exception) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+def _find(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, dict[str, Any]]:
+    """fsspec's `find`, which leaves out what it cannot list, and all of an HDFS that does not answer: here that raises.
+
+    Only a folder that is gone by the time that it is looked into is left out, if it is not `root` itself.
+    """
+    if not (isinstance(fs, LocalFileSystem) or _is_hdfs(fs)):
+        return dict(fs.find(root, detail=True))
+    found: dict[str, dict[str, Any]] = {}
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            listed = fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            if folder == root or fs.exists(folder):
+                raise
+            continue
+        folders += [info["name"] for info in listed if info["type"] == "directory"]
+        found |= {info["name"]: info for info in listed if info["type"] != "directory"}
+    return found
 
 
 def folders(url: str) -> dict[str, tuple[int, float]]:
@@ -531,9 +546,12 @@ def _raw_files(raw_url: str) -> list[tuple[str, str, dict[str, Any]]]:
     if not (roots := _raw_roots(raw_url)):
         raise RawDataError(f"raw data: nothing at {shown(raw_url)}; check --raw")
     found: dict[str, dict[str, Any]] = {}
-    with storage_errors(raw_url):
-        for root, info in roots.items():
-            found |= fs.find(root, detail=True) if info["type"] == "directory" else {root: info}
+    try:
+        with storage_errors(raw_url):
+            for root, info in roots.items():
+                found |= _find(fs, root) if info["type"] == "directory" else {root: info}
+    except FileNotFoundError as error:
+        raise RawDataError(f"raw data: {shown(raw_url)} changed while it was listed ({error}); run again") from error
     names = {at: os.path.basename(at) if at == folder else str(PurePosixPath(at).relative_to(folder)) for at in found}
     return [(name, at, found[at]) for at, name in sorted(names.items()) if not NO_DATA.search(name)]
 

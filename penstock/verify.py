@@ -23,7 +23,7 @@ from penstock.audit import FileAudit, audit_file
 from penstock.card import Card, CleanCard
 from penstock.console import Console
 from penstock.digest import combine
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, StorageError
 
 
 def verify(dataset_url: str, console: Console, version: str | None = None) -> tuple[Card, list[str]]:
@@ -56,10 +56,11 @@ def verify(dataset_url: str, console: Console, version: str | None = None) -> tu
             update(f"{done:,} of {len(splits):,} files")
     differs = list(_compare(card, listed, splits, audits))
     for clean_version in card.lineage.get("clean", []):
-        differs += _compare_clean(url, cards.find(store.join(url, "clean"), clean_version), clean_version)
+        clean_card = cards.find(store.join(url, "clean"), clean_version)
+        differs += _compare_clean(url, clean_card, clean_version, console)
     if card.duplicates:
         folder = store.inside(url, card.duplicates)
-        differs += _compare_kept(folder, card.counts["duplicates"], f"duplicates {card.version}")
+        differs += _compare_kept(folder, card.counts["duplicates"], f"duplicates {card.version}", console)
     return card, differs
 
 
@@ -124,23 +125,32 @@ def _first_difference(expected: pa.Table, found: pa.Table) -> str:
     return "differs from the manifest"
 
 
-def _compare_clean(url: str, card: Card | CleanCard | None, version: str) -> Iterator[str]:
+def _compare_clean(url: str, card: Card | CleanCard | None, version: str, console: Console) -> Iterator[str]:
     if not isinstance(card, CleanCard):
         return  # clean rows may be removed once a dataset is built from them
     if card.data is not None:
         yield from _compare_clean_rows(store.inside(store.join(url, "clean"), card.data), card)
     if card.quarantine:
         yield from _compare_kept(
-            store.inside(url, card.quarantine), card.counts["quarantined"], f"quarantine {version}"
+            store.inside(url, card.quarantine), card.counts["quarantined"], f"quarantine {version}", console
         )
 
 
-def _compare_kept(folder: str, expected: int, what: str) -> Iterator[str]:
-    """Refused rows, or duplicates."""
-    names = [name for name in store.file_names(folder) if name.endswith(".parquet")]
+def _compare_kept(folder: str, expected: int, what: str, console: Console) -> Iterator[str]:
+    """Refused rows, or duplicates: no reader needs them, so who has looked at them may remove the folder.
+
+    Only their owner may read them: another one is told that they were not looked at.
+    """
     try:
+        names = [name for name in store.file_names(folder) if name.endswith(".parquet")]
+        if not names and not store.exists(folder):
+            console.say(f"Not looked at: {what}, which was removed since")
+            return
         contents = [store.read_bytes(store.join(folder, name)) for name in names]
         found = sum(pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows for content in contents)
+    except StorageError as error:
+        console.say(f"Not looked at: {what}: {error}")
+        return
     except (pa.ArrowException, OSError) as error:
         yield f"{what}: {store.shown(folder)} cannot be read ({error})"
         return

@@ -44,7 +44,6 @@ from train.predict import check_contract
 
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "keras": ".keras"}
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": (), "keras": ("keras",)}
-EXTRA = {"onnx": "train,export", "keras": "keras"}
 CHECKED_ROWS, CHECKED_BATCH = 1000, 250
 TOLERANCE = 1e-4  # of the largest output of a batch, or of 1: float32 summed in another order
 EXAMPLE = 2  # rows, and elements of a list, to trace with: 0 and 1 would be taken for fixed sizes
@@ -75,7 +74,7 @@ def export(
     model cannot be exported, or the exported one gives other outputs; what was at `out` is then still there.
     """
     if lacking := [name for name in NEEDED[to] if importlib.util.find_spec(name) is None]:
-        raise RunError(f"--to {to} needs {', '.join(lacking)}; install with: pip install 'penstock[{EXTRA[to]}]'")
+        raise RunError(f"--to {to} needs {', '.join(lacking)}; install with: pip install {' '.join(lacking)}")
     for name in ("torch.fx", "torch.onnx"):  # what matters is raised; else one reads of torchvision's absence
         logging.getLogger(name).setLevel(logging.CRITICAL)
     finished = load(run)

@@ -27,7 +27,7 @@ def layouts(
     files: dict[str, list[str]] = {}
     for url, line in headers.items():
         files.setdefault(line, []).append(url)
-    found = {line: _names(line, options) for line in files}
+    found = {line: _names(line, options, urls) for line, urls in files.items()}
     known = {line: [aliases.get(name, name) for name in names] for line, names in found.items()}
     drifted = []
     for line, names in known.items():
@@ -58,11 +58,16 @@ def check_types(files: Mapping[str, Mapping[str, str]], expected: Mapping[str, s
         raise RawDataError(_said(list(drifted.values()), [f"{n} {k}" for n, k in expected.items()], len(files)))
 
 
-def _names(line: str, options: Mapping[str, str]) -> list[str]:
+def _names(line: str, options: Mapping[str, str], urls: Sequence[str]) -> list[str]:
     if len(options["sep"]) > 1:
         names = line.split(options["sep"])
     else:
-        names = next(python_csv.reader([line], delimiter=options["sep"], quotechar=options["quote"]))
+        try:
+            names = next(python_csv.reader([line], delimiter=options["sep"], quotechar=options["quote"]))
+        except python_csv.Error as error:
+            raise RawDataError(
+                f"raw data: the header of {_named(urls)} cannot be read ({error}); is the delimiter another one?"
+            ) from error
     return [name.strip() for name in names]
 
 

@@ -48,11 +48,15 @@ def typed(
         F.col("_row").getField(CORRUPT).isNotNull(),
         *(F.col("_row").getField(name).isNull() for name in required),
         *([] if doubt is None else [doubt]),
+        *(F.contains("value", F.lit(text)) for text in nulls if text),  # Spark may have read it as a value
     ]
     records = records.withColumn("_is_doubtful", reduce(Column.__or__, doubts))
     records = records.withColumn("_text", F.when(F.col("_is_doubtful"), text))
     texts = {name: _known(F.col("_text").getField(name), nulls) for name in columns}
-    values = {name: _value(F.col("_row").getField(name), texts[name], kind, nulls) for name, kind in columns.items()}
+    values = {}
+    for name, kind in columns.items():
+        value, is_null = F.col("_row").getField(name), F.col("_text").getField(name).isin(*nulls)
+        values[name] = F.when(~F.coalesce(is_null, F.lit(False)), _value(value, texts[name], kind))
     wrong = {
         name: values[name].isNull() if name in required else values[name].isNull() & texts[name].isNotNull()
         for name in columns
@@ -100,13 +104,11 @@ def _known(text: Column, nulls: Collection[str]) -> Column:
     return F.when(~text.isin(*nulls), text) if nulls else text
 
 
-def _value(value: Column, text: Column, kind: str, nulls: Collection[str]) -> Column:
+def _value(value: Column, text: Column, kind: str) -> Column:
     """What Spark read in the field, else what its text means, which is there where Spark could not read all fields."""
     kind = kind.strip().lower()
-    if kind.startswith(NESTED):
+    if kind == "string" or kind.startswith(NESTED):
         return value
-    if kind == "string":
-        return _known(value, nulls)
     return F.coalesce(value, as_integer(text, kind) if kind in INTEGERS else text.try_cast(kind))
 
 

@@ -194,11 +194,20 @@ def _members(raw: IO[bytes], url: str) -> Iterator[tuple[str, Any]]:
     whole = gzip.GzipFile(fileobj=raw) if url.lower().endswith(".tgz") else _decompressed(raw, url)
     with tarfile.open(fileobj=whole, mode="r|") as tar:
         for member in tar:
-            if member.isfile():
+            if member.issym() or member.islnk():  # what it leads to may be behind it, or outside
+                yield member.name, lambda member=member: _refuse_link(url, member)
+            elif member.isfile():
                 yield member.name, lambda member=member: tar.extractfile(member)
             tar.members = []  # type: ignore[attr-defined]  # else it remembers each of a million
     while whole.read(CHUNK_BYTES):  # to its end, where its checksum is
         pass
+
+
+def _refuse_link(url: str, member: tarfile.TarInfo) -> None:
+    raise RawDataError(
+        f"{store.shown(url)}: {member.name} is a link to {member.linkname}, and not read; pack the files themselves "
+        f"(tar --dereference --hard-dereference)"
+    )
 
 
 def damaged(

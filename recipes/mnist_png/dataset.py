@@ -1,8 +1,9 @@
 """MNIST as PNG files in an archive, as pictures mostly come: `<split>/<label>/<number>.png`, in a folder or a tar.
 
-The pictures stay as they are, and the feed decodes them. The key is the number; a fifth of the rows is held out by its
-hash, for `val` and `test`. In mnist_test_png.tar.gz the numbers 60000 to 69999 are MNIST's test pictures 0 to 9,999,
-of the same pixels. Known classes 0 to 9 of these: 980 1135 1032 1010 982 892 958 1028 974 1009.
+The pictures stay as they are, and the feed decodes them. The key is the number, which is another one for each picture
+of the archive, whatever its folder; a fifth of the rows is held out by its hash, for `val` and `test`. In
+mnist_test_png.tar.gz the numbers 60000 to 69999 are MNIST's test pictures 0 to 9,999, of the same pixels. Known classes
+0 to 9 of these: 980 1135 1032 1010 982 892 958 1028 974 1009.
 
 Source: LeCun, Cortes & Burges, "The MNIST database of handwritten digits", CC BY-SA 3.0.
 """

@@ -78,8 +78,9 @@ def test_verify_reads_every_byte_of_it(far: str) -> None:
 
 
 def test_gc_finds_what_a_dead_job_left(far: str) -> None:
-    store.write(f"{far}/data/dead-1/split=train/part.parquet", memoryview(b"0123456789"))
-    assert [(each.path, each.num_bytes) for each in unneeded(far)] == [("data/dead-1", 10)]
+    dead = f"data/{'9' * 16}-{'d' * 8}"
+    store.write(f"{far}/{dead}/split=train/part.parquet", memoryview(b"0123456789"))
+    assert [(each.path, each.num_bytes) for each in unneeded(far)] == [(dead, 10)]
     assert unneeded(far, older_than_s=600) == []  # it may be of a job that still runs
     assert cli.main(["gc", far, "--remove", "--older-than", "0"]) == 0
     assert unneeded(far) == []

@@ -18,7 +18,7 @@ from penstock.card import Card
 from penstock.console import Console
 from penstock.errors import DatasetError, RawDataError, RecipeError
 from penstock.verify import verify
-from tests.etl.conftest import Run, leftovers, write_recipe
+from tests.etl.conftest import RECIPE, Run, leftovers, write_recipe
 
 HEAD = """
 from pyspark.sql import functions as F
@@ -172,6 +172,16 @@ def test_a_clean_row_has_a_key_of_its_own(run: Run, tmp_path: Path) -> None:
     card = run(raw, tmp_path / "out", recipe=keyed).card
     assert (card.counts["duplicates"], card.counts["used"], card.counts["built"]) == (1, 3, 2)
     assert {row["name"]: row["total"] for row in rows(tmp_path / "out", card)} == {"a": 6, "b": 1}
+
+
+def test_a_clean_key_counts_without_a_build_too(run: Run, tmp_path: Path) -> None:
+    keyed = write_recipe(tmp_path / "keyed", RECIPE.replace("MAX", "0.9") + '\nclean_key = ("age", "city")\n')
+    raw = write(tmp_path / "raw" / "a.csv", "a,1,Rom\nb,1,Rom\nc,2,Rom\n")
+    card = run(raw, tmp_path / "out", recipe=keyed).card
+    assert (card.counts["duplicates"], card.counts["built"]) == (1, 2)
+    raw = write(tmp_path / "more" / "a.csv", "a,1,Rom\na,2,Rom\n")
+    with pytest.raises(RecipeError, match="clean_key leaves 1 rows whose key another row has"):
+        run(raw, tmp_path / "out", recipe=keyed)
 
 
 @pytest.mark.parametrize(

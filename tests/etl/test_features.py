@@ -277,6 +277,7 @@ def test_places_in_a_catalogue_that_the_training_rows_need_not_have(spark: Spark
         (FILMS, "genres", "expected strings, integers, bools or dates in its table"),
         (catalogue("(1, 'a'), (2, 'b'), (1, 'c')"), "film", "its table has '1' twice; give each value one row"),
         (catalogue("(1, date'2020-01-01')"), "film", "its table holds what JSON does not.*cast it"),
+        (catalogue("(1, double('nan'))"), "film", "its table holds what JSON does not.*cast it"),
     ],
 )
 def test_a_table_without_an_order_is_said(spark: SparkSession, table: Any, to: str, message: str) -> None:

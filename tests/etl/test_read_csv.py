@@ -98,6 +98,32 @@ def test_schema_drift_is_one_message_with_both_lists(
     assert str(raised.value) == message
 
 
+def test_a_header_that_is_too_long_for_python_is_said(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(RawDataError, match=r"the header of .*a.csv cannot be read \(field larger .*is the delimiter"):
+        csv(spark, write(tmp_path, {"a.csv": "a" * 200_000 + "\n"}), PAIR, header=True)
+
+
+def test_nulls_are_what_the_recipe_says_though_spark_can_read_them(spark: SparkSession, tmp_path: Path) -> None:
+    columns = {"a": "int", "b": "string", "c": "double"}
+    url = write(tmp_path, {"a.csv": "1,x,NaN\n-9,y,1\n2,NA,2\n-90,N,3\n"})
+    df = csv(spark, url, columns, nulls=("-9", "NaN", "NA"), nullable=("c",))
+    assert rows(df) == [(-90, "N", 3.0), (1, "x", None)]
+    said = [(line, why) for _, line, _, why in refused(df, url)]
+    assert said == [(2, "a must be int, found '-9'"), (3, "b must be string, found 'NA'")]
+
+
+def test_links_in_an_archive_are_said(spark: SparkSession, tmp_path: Path) -> None:
+    file = tmp_path / "raw" / "x.tar"
+    file.parent.mkdir()
+    with tarfile.open(file, "w") as archive:
+        for name, kind in (("a.csv", tarfile.REGTYPE), ("b.csv", tarfile.LNKTYPE), ("c.txt", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "" if kind == tarfile.REGTYPE else "a.csv"
+            archive.addfile(member)
+    with pytest.raises(RawDataError, match=r"x.tar: b.csv is a link to a.csv, and not read; pack the files themselves"):
+        csv(spark, str(file), PAIR, header=True, only="*.csv").collect()
+
+
 def test_a_nullable_column_that_is_none_is_said(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="nullable: there is no column 'B' among a, b; mend the name"):
         csv(spark, write(tmp_path, {"a.csv": "1,x\n"}), PAIR, nullable=("B",))

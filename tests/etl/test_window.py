@@ -85,6 +85,21 @@ def test_a_day_that_came_anew_stands_for_the_old_one(run: Run, tmp_path: Path) -
     assert sorted(str(row["name"]) for row in rows(out, built.card)) == ["anew", "other"]
 
 
+def test_an_old_delivery_that_comes_back_is_told_not_to_count(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, out = days_of_people(tmp_path / "raw"), tmp_path / "out"
+    day, interval = raw / f"{DAYS[0]}.csv", Interval.parse(DAYS[0])
+    old = day.read_text()
+    for delivery in (old, "anew,1,Rom\n"):
+        write(day, delivery)
+        newest = run(day, out, interval=interval).clean
+    assert "was cleaned from other raw data since" not in capsys.readouterr().out
+    write(day, old)
+    assert run(day, out, interval=interval).reused
+    assert f"cleaned from other raw data since (clean version {newest.version})" in capsys.readouterr().out
+
+
 def test_a_day_that_the_recipe_would_clean_otherwise_now_is_left_out_and_told(run: Run, tmp_path: Path) -> None:
     raw, out = days_of_people(tmp_path / "raw"), tmp_path / "out"
     folders = [tmp_path / name / "people" for name in ("before", "after")]

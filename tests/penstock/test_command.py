@@ -10,7 +10,8 @@ import pytest
 
 from penstock import command
 from penstock.console import Console
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, PenstockError
+from penstock.interval import Interval
 
 
 def run(work: Any, *argv: str) -> int:
@@ -31,6 +32,24 @@ def test_what_a_person_reads_goes_to_standard_output(capsys: pytest.CaptureFixtu
     assert "1,234" in output.out
     assert "[bold]as it is[/bold]" in output.out
     assert output.err == ""
+
+
+def test_values_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console()
+    console.say("2001:ab:cd::1 [red]file:key:x")
+    console.table([["::on:", ":ab:"]])
+    assert capsys.readouterr().out.split() == ["2001:ab:cd::1", "[red]file:key:x", "::on:", ":ab:"]
+
+
+def test_what_logs_have_of_an_error_has_no_part_of_a_value() -> None:
+    error = PenstockError("has Anna, Anna Schmidt, 'a\\\\b' (missing x)", ["Anna", "Anna Schmidt", "a\\b"])
+    assert error.logged == "has …, …, '…' (missing x)"
+
+
+@pytest.mark.parametrize("text", ["9999-12-31", "2011-02-30", "soon"])
+def test_an_interval_that_is_none_is_said(text: str) -> None:
+    with pytest.raises(PenstockError, match=f"interval '{text}': .*; expected a day such as 2011-01-05"):
+        Interval.parse(text)
 
 
 def test_with_json_standard_output_is_the_result_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,8 @@ from penstock.card import Card, CleanCard, ManifestFile, Split
 from penstock.gc import unneeded
 from tests.penstock.conftest import SCHEMA
 
+DEAD = f"{'9' * 16}-{'d' * 8}"  # as ETL names the folders of an attempt
+
 
 def version(out: Path, name: str, clean: str, attempt: str = "a") -> None:
     """A version as ETL publishes it, with files of 10 bytes, made of the clean rows of `clean`."""
@@ -44,7 +46,7 @@ def out(tmp_path: Path) -> Path:
     """Three versions, the first two made of the same clean rows, and what three jobs left that died."""
     for name, clean in (("v1", "c1"), ("v2", "c1"), ("v3", "c3")):
         version(tmp_path, name, clean)
-    for path in ("data/v9-dead/split=train/part.parquet", "quarantine/c9-dead/part.parquet", "clean/data/c9-dead/x"):
+    for path in (f"data/{DEAD}/split=train/part.parquet", f"quarantine/{DEAD}/part.parquet", f"clean/data/{DEAD}/x"):
         file(tmp_path / path)
     return tmp_path
 
@@ -52,7 +54,7 @@ def out(tmp_path: Path) -> Path:
 def test_orphans_are_listed_and_nothing_else(out: Path) -> None:
     before = there(out)
     found = unneeded(str(out))
-    assert [each.path for each in found] == ["data/v9-dead", "quarantine/c9-dead", "clean/data/c9-dead"]
+    assert [each.path for each in found] == [f"data/{DEAD}", f"quarantine/{DEAD}", f"clean/data/{DEAD}"]
     assert all((each.num_bytes, each.why) == (10, "no card names it") for each in found)
     assert cli.main(["gc", str(out), "--older-than", "0"]) == 0
     assert there(out) == before
@@ -66,20 +68,29 @@ def test_files_that_never_got_their_name_are_orphans_too(out: Path) -> None:
     assert not [each for each in unneeded(str(out), older_than_s=60) if each.path in found]
 
 
+def test_folders_that_etl_did_not_name_are_left(out: Path) -> None:
+    """As of an adopted dataset, whose files may lie in `data`, or of a URL that holds none."""
+    mine = file(out / "data" / "day=1" / "part.parquet"), file(out / "quarantine" / "photos" / "1.png")
+    assert cli.main(["gc", str(out), "--remove", "--older-than", "0"]) == 0
+    assert all(path.exists() for path in mine)
+    assert not (out / f"data/{DEAD}").exists()
+
+
 def test_what_a_job_may_be_writing_is_left(out: Path) -> None:
     assert cli.main(["gc", str(out), "--remove"]) == 0
-    assert (out / "data/v9-dead").exists()
-    for path in [*(out / "data/v9-dead").rglob("*"), out / "data/v9-dead"]:
+    assert (out / f"data/{DEAD}").exists()
+    for path in [*(out / f"data/{DEAD}").rglob("*"), out / f"data/{DEAD}"]:
         os.utime(path, (time.time() - 25 * 3600,) * 2)
     assert cli.main(["gc", str(out), "--remove"]) == 0
-    assert not (out / "data/v9-dead").exists()
-    assert (out / "quarantine/c9-dead").exists()
+    assert not (out / f"data/{DEAD}").exists()
+    assert (out / f"quarantine/{DEAD}").exists()
 
 
 def test_old_versions_go_with_all_that_only_they_are_made_of(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gc", str(out), "--keep", "2", "--remove", "--older-than", "0", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [each["path"] for each in result["unneeded"]][:2] == ["cards/v1.json", "data/v1-a"]  # the card first
+    paths = [each["path"] for each in result["unneeded"]]
+    assert paths.index("cards/v1.json") < paths.index("data/v1-a")
     assert {card.version for card in cards.versions(str(out))} == {"v2", "v3"}
     assert {card.version for card in cards.versions(str(out / "clean"))} == {"c1", "c3"}  # v2 is made of c1
     assert cli.main(["gc", str(out), "--keep", "1", "--remove", "--older-than", "0"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -10,8 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,6 +236,22 @@ def test_the_inventory_names_every_raw_file_once(tmp_path: Path) -> None:
     assert [file.num_bytes for file in found] == [5, 7, 5]
     assert found[0].sha256 == hashlib.sha256(b"a.csv").hexdigest()
     assert [file.name for file in store.inventory(f"{url}/b/2.csv")] == ["2.csv"]
+
+
+@pytest.mark.parametrize("listing", [lambda url: store.inventory(url), lambda url: store.file_names(url)])
+def test_a_folder_that_cannot_be_listed_is_said(
+    listing: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, ls = fill(tmp_path, "a.csv", "b/2.csv"), LocalFileSystem.ls
+
+    def refuse(self: LocalFileSystem, path: str, **options: Any) -> Any:
+        if path.endswith("/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return ls(self, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", refuse)
+    with pytest.raises(StorageError, match="permission denied"):
+        listing(url)
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:

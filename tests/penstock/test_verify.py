@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from etl.run import etl
-from penstock import cli
+from penstock import cli, store
 from penstock.console import Console
-from penstock.errors import DatasetError
+from penstock.errors import DatasetError, StorageError
 from penstock.recipe import find
 from penstock.verify import verify
 from tests.cards import edit_card
@@ -170,6 +170,27 @@ def test_refused_rows_are_counted(digits_dataset: Path) -> None:
     assert re.search(r"quarantine .*: .* cannot be read", *verify(str(digits_dataset), Console())[1])
     file.unlink()
     assert re.search(r"the card says 1 rows, the files hold 0", *verify(str(digits_dataset), Console())[1])
+
+
+def test_refused_rows_may_be_removed_and_are_their_owners(
+    digits_dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = quarantined(digits_dataset, refused=1)
+
+    read_bytes = store.read_bytes
+
+    def refuse(url: str) -> bytes:
+        if "quarantine" in url:
+            raise StorageError(f"{url}: permission denied")
+        return read_bytes(url)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "read_bytes", refuse)
+        assert verify(str(digits_dataset), Console())[1] == []
+    assert re.search("Not looked at: quarantine .*: permission denied", capsys.readouterr().out)
+    shutil.rmtree(file.parent.parent)
+    assert verify(str(digits_dataset), Console())[1] == []
+    assert re.search("Not looked at: quarantine .*, which was removed since", capsys.readouterr().out)
 
 
 def test_duplicates_are_counted(digits_dataset: Path) -> None:

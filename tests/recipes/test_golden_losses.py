@@ -65,7 +65,7 @@ def test_mnist(pictures: Path, tmp_path: Path, model: str) -> None:
     assert losses("mnist", model, pictures, tmp_path / "run") == golden("mnist", model)
 
 
-@pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed: pip install 'penstock[keras]'")
+@pytest.mark.skipif(find_spec("keras") is None, reason="Keras is not installed: pip install keras")
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_mnist_keras(pictures: Path, tmp_path: Path, model: str) -> None:
     assert losses("mnist_keras", model, pictures, tmp_path / "run") == golden("mnist_keras", model)

@@ -31,7 +31,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "keras":
         raise
-    raise RunError("Keras is not installed: pip install 'penstock[keras]'") from error
+    raise RunError("Keras is not installed: pip install keras") from error
 
 __all__ = ["KerasModel", "keras"]
 

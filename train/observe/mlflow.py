@@ -275,7 +275,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed (pip install 'penstock[mlflow]')"
+        return f"{error.name} is not installed (pip install mlflow-skinny)"
     return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
 
 

@@ -22,7 +22,7 @@ from tests.train.conftest import SCHEMA, numbered_files, write_dataset
 from train.finished import load
 
 if importlib.util.find_spec("keras") is None:
-    pytest.skip("Keras is not installed: pip install 'penstock[keras]'", allow_module_level=True)
+    pytest.skip("Keras is not installed: pip install keras", allow_module_level=True)
 
 from train.models.keras import KerasModel, keras
 
