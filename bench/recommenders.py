@@ -53,7 +53,7 @@ def _mean(groups: Whole, values: Real, size: int, prior: float) -> Real:
 
 
 def als_scores(spark: SparkSession, known: Ratings, users: Whole, num_items: int, alpha: float) -> Real:
-    """(users, items + 1) by implicit feedback: that a film was rated. Users and items that are not known have 0.
+    """(users, items + 1) by implicit feedback: that a film was rated. Users who are not known have popularity's scores.
 
     Source: Hu, Koren & Volinsky, "Collaborative Filtering for Implicit Feedback Datasets", ICDM 2008.
     """
@@ -66,11 +66,12 @@ def als_scores(spark: SparkSession, known: Ratings, users: Whole, num_items: int
     )
     items = np.array([of_item.get(item, [0.0] * 32) for item in range(num_items + 1)])
     scores: Real = np.array([of_user.get(user, [0.0] * 32) for user in users.tolist()]) @ items.T
+    scores[[user not in of_user for user in users.tolist()]] = popularity(known, num_items)
     return scores
 
 
 def als_ratings(spark: SparkSession, known: Ratings, asked: Ratings, reg: float) -> Real:
-    """(n,) by explicit feedback; the mean for users and items that are not known.
+    """(n,) by explicit feedback; NaN for users and items that are not known.
 
     Source: Zhou et al., "Large-scale Parallel Collaborative Filtering for the Netflix Prize", AAIM 2008.
     """
@@ -78,9 +79,7 @@ def als_ratings(spark: SparkSession, known: Ratings, asked: Ratings, reg: float)
     model = factors.setParams(userCol="user", itemCol="item", ratingCol="rating").fit(_frame(spark, known))
     rows = model.transform(_frame(spark, asked)).select("place", "prediction").orderBy("place").collect()
     found = np.array([row["prediction"] for row in rows])
-    ratings: Real = np.clip(
-        np.where(np.isnan(found), known.ratings.mean(), found), known.ratings.min(), known.ratings.max()
-    )
+    ratings: Real = np.clip(found, known.ratings.min(), known.ratings.max())
     return ratings
 
 

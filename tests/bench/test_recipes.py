@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.ngrams import NGrams
-from bench.recipes import calibration_error, nearest_centroid, rotated
+from bench.recipes import calibration_error, nearest_recordings, rotated
 from penstock.recipe import find
 from tests.train.conftest import write_dataset
 
@@ -52,7 +52,7 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(rng.uniform(size=100_000) < scores**2, scores) > 0.1
 
 
-def test_the_nearest_centroid_knows_tones_and_no_other_digit_s(tmp_path: Path) -> None:
+def test_the_nearest_recordings_know_tones_and_no_other_digit_s(tmp_path: Path) -> None:
     schema = find("spoken_digits").dataset().schema
 
     def rows(first: int, digits: list[int], tones: list[int]) -> dict[str, object]:
@@ -63,4 +63,5 @@ def test_the_nearest_centroid_knows_tones_and_no_other_digit_s(tmp_path: Path) -
     every = list(range(10))
     test = rows(20, every, [*every[:7], 9, 8, 7])  # of the last three, 9 and 7 sound like each other
     splits = {"train": [[rows(0, every, every)]], "val": [[rows(10, every, every)]], "test": [[test]]}
-    assert nearest_centroid(str(write_dataset(tmp_path / "dataset", schema, splits))) == pytest.approx(0.8)
+    found = nearest_recordings(str(write_dataset(tmp_path / "dataset", schema, splits)))
+    assert found == {"centroid": pytest.approx(0.8), "neighbour": pytest.approx(0.8)}
