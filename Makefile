@@ -47,7 +47,7 @@ dist:  ## dist/penstock.zip: the code that a Spark cluster's executors need
 	@$(PYTHON) -m cluster.dist
 
 airflow: $(VENV)/.demo $(AIRFLOW)/.made  ## Airflow on 127.0.0.1:8080 with the demo's pipelines (UNPAUSED=1, PIPELINES=FILE)
-	@exec $(BIN)/python -m dags.serve $(if $(UNPAUSED),--unpaused) $(if $(PIPELINES),--pipelines $(PIPELINES))
+	@exec $(BIN)/python -m dags.serve $(if $(UNPAUSED),--unpaused) $(if $(PIPELINES),--pipelines "$(PIPELINES)")
 
 cluster-up: $(VENV)/.dev  ## real HDFS, YARN and Spark daemons on this machine, on 127.0.0.1
 	@$(BIN)/python -m cluster up

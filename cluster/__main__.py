@@ -168,7 +168,7 @@ def environment(cluster: Cluster) -> dict[str, str]:
         **{name.upper(): str(cluster.ports[name]) for name in ("nm_localizer", "nm_http")},
         "HADOOP_CONF_DIR": str(cluster.conf),
         "SPARK_LOCAL_IP": HOST,
-        "SPARK_DAEMON_JAVA_OPTS": f"-Djava.io.tmpdir={cluster.folder / 'data' / 'tmp'}",
+        "SPARK_DAEMON_JAVA_OPTS": f'-Djava.io.tmpdir="{cluster.folder / "data" / "tmp"}"',
         **commands.spark_environment(),
     }
 

@@ -78,14 +78,15 @@ def stop(processes: Sequence[Process]) -> None:
 
 
 def below(folder: Path) -> Iterator[Process]:
-    """The processes that work in a folder: containers and executors whose daemon was killed."""
+    """The processes that work in a folder: containers and executors whose daemon was killed, no one's shell."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                cwd = Path(os.readlink(entry / "cwd"))
+                cwd, name = Path(os.readlink(entry / "cwd")), (entry / "comm").read_text()
             except OSError:
                 continue
-            if cwd.is_relative_to(folder) and (process := Process.of(int(entry.name))) is not None:
+            is_ours = name.startswith(("java", "python")) and int(entry.name) != os.getpid()
+            if is_ours and cwd.is_relative_to(folder) and (process := Process.of(int(entry.name))) is not None:
                 yield process
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -13,7 +14,10 @@ TIMEOUT_S = 30
 
 
 def send(method: str, url: str, body: Mapping[str, Any] | None = None, token: str | None = None) -> dict[str, Any]:
-    """JSON there and back. Raises: OSError, with the server's words where it answers with an error."""
+    """JSON there and back. Raises: OSError, with the server's words where it answers with an error.
+
+    Also where it does not speak HTTP, or the address is none.
+    """
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
     content = None if body is None else json.dumps(body).encode()
     try:
@@ -22,6 +26,8 @@ def send(method: str, url: str, body: Mapping[str, Any] | None = None, token: st
             answer = response.read()
     except urllib.error.HTTPError as error:
         raise OSError(f"{method} {url}: {error.code} {error.read().decode(errors='replace')[:500]}") from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{method} {url}: {type(error).__name__}: {error}") from error
     said: dict[str, Any] = json.loads(answer) if answer.strip().startswith(b"{") else {}
     return said
 

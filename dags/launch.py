@@ -2,7 +2,8 @@
 
 All of them log what it prints, take its last line (`--json`) as the task's result, and treat its exit code alike: 75,
 it was asked to end and goes on from its checkpoint, so the task is started again without using up a retry; 1 and 2, it
-has said what is wrong, so that trying again is of no use; any other, such as that of a machine that died, is retried.
+has said what is wrong, so that trying again is of no use. What the storage refused is retried, and so is any other
+code, such as that of a machine that died.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from airflow.sdk import BaseOperator
@@ -117,7 +119,7 @@ def judge(code: int, said: Said, kept: Sequence[int] = ()) -> dict[str, Any]:
     if code == PREEMPTED:
         raise AirflowRescheduleException(datetime.now(UTC) + AGAIN_AFTER)
     what = str(result.get("error") or said.error or said.last or "it printed nothing")
-    if code in (1, 2):
+    if code in (1, 2) and result.get("kind") != "StorageError":
         raise AirflowFailException(what)
     raise AirflowException(f"exit code {code}: {what}")
 
@@ -166,8 +168,8 @@ class _Ssh:
     def __init__(self, launcher: Launcher, command: Sequence[str]) -> None:
         from airflow.providers.ssh.hooks.ssh import SSHHook
 
-        self.hook = SSHHook(ssh_conn_id=launcher.ssh)
-        self.client = self.hook.get_conn()
+        self.again = partial(SSHHook, ssh_conn_id=launcher.ssh)
+        self.client = self.again().get_conn()
         line = f"echo $$; exec {shlex.join(command)} 2>&1"
         _, self.output, _ = self.client.exec_command(f"exec sh -c {shlex.quote(line)}")
         self.pid = int(self.output.readline())
@@ -181,5 +183,6 @@ class _Ssh:
         return code
 
     def stop(self) -> None:
-        with self.hook.get_conn() as client:
+        # A hook of its own: one gives the same connection again, whose command would be cut off.
+        with self.again().get_conn() as client:
             client.exec_command(f"kill -TERM {self.pid}")[1].channel.recv_exit_status()

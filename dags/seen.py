@@ -47,7 +47,8 @@ def note(context: Mapping[str, Any], text: str) -> None:
         api = BaseHook.get_connection(API)
     except AirflowNotFoundException:
         return
-    call = Api(f"{api.schema or 'http'}://{api.host}:{api.port}", str(api.login), str(api.password))
+    port = f":{api.port}" if api.port else ""
+    call = Api(f"{api.schema or 'http'}://{api.host}{port}", str(api.login), str(api.password))
     task = f"dags/{quote(ti.dag_id)}/dagRuns/{quote(ti.run_id, safe='')}/taskInstances/{quote(ti.task_id)}"
     try:
         call("PATCH", f"{task}?update_mask=note", {"note": text[:NOTE]})
@@ -65,4 +66,5 @@ def failed(context: Mapping[str, Any]) -> None:
         try:
             send("POST", url, {**told, "log": getattr(ti, "log_url", None)})
         except OSError as unreached:
-            LOG.warning("the webhook is not reached: %s", unreached)
+            # Its address is a secret: who has it may post there.
+            LOG.warning("the webhook is not reached: %s", str(unreached).replace(url, f"${WEBHOOK}"))

@@ -38,6 +38,7 @@ SERVICES = {
     "dag-processor": ["dag-processor"],
 }
 HOST, USER = "127.0.0.1", "admin"
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTS_WITHIN_S, STOPS_WITHIN_S = 120, 30
 DEMO_DAYS = 6
 
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     airflow = Airflow(asked.home, asked.pipelines.resolve(), asked.port, **told)
     if asked.pipelines == SHIPPED:
         make_demo(airflow.home / "demo")
-    for signum in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first one otherwise
+    for signum in ENDS:  # a shell's background jobs ignore the first one otherwise
         signal.signal(signum, signal.default_int_handler)
     try:
         print("Starting Airflow (the first time takes half a minute)", flush=True)
@@ -224,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
+        for signum in ENDS:  # a second one would leave services behind
+            signal.signal(signum, signal.SIG_IGN)
         airflow.stop()
         print("Airflow is stopped", flush=True)
 

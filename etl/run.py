@@ -173,8 +173,8 @@ def etl(
 def run(spark: SparkSession, job: Job, clean_card: CleanCard | None, console: Console) -> Built:
     """Raw files -> clean rows -> shards in one pass: one raw read, one shuffle, one sort, one write, read back.
 
-    Clean rows take the detour over files only where they are to be kept, or where rows are made of several or
-    transforms fitted. Refused rows cost a second read of the files that have some.
+    Clean rows take the detour over files only where they are to be kept, or where rows are made of several, known by
+    another key than the schema's, or transforms fitted. Refused rows cost a second read of the files that have some.
     """
     recipe, clean_folder = job.recipe, store.join(job.out, "clean")
     schema = recipe.schema if job.labelled else recipe.schema.without_label()

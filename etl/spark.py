@@ -111,7 +111,7 @@ def _not_started(master: str, why: str) -> str:
 
 def _local_settings(scratch: str, raw_bytes: int) -> dict[str, str]:
     """Spark on one machine: nothing listens beyond it, nothing is logged, and temporary files go to `scratch`."""
-    java_options = [f"-Dlog4j2.configurationFile={LOG_SETTINGS.as_uri()}", f"-Djava.io.tmpdir={scratch}"]
+    java_options = [f"-Dlog4j2.configurationFile={LOG_SETTINGS.as_uri()}", f'-Djava.io.tmpdir="{scratch}"']
     java_options += ["-XX:+UseParallelGC", *(["-XX:TieredStopAtLevel=1"] if raw_bytes < SHORT_BYTES else [])]
     java_options += ["-Xss4m"]  # tasks are read by recursion: those of ALS overflow a megabyte with C1
     return {

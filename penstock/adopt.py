@@ -169,15 +169,14 @@ def data_files(data_url: str) -> dict[str, int]:
 
     Raises: DatasetError where there is none, or the folder is a dataset of Penstock's.
     """
-    found, where = store.file_sizes(data_url), store.shown(data_url)
+    found, where = store.file_sizes(data_url, data_only=True), store.shown(data_url)
     if list(found) == ["."]:
         raise DatasetError(f"{where}: expected a folder of Parquet files, found a file; name the folder that holds it")
     if any(name.startswith("cards/") for name in found):
         raise DatasetError(f"{where}: a dataset already, with cards; it is fed as it is")
-    files = {name: num_bytes for name, num_bytes in found.items() if not store.NO_DATA.search(name)}
-    if not files:
+    if not found:
         raise DatasetError(f"{where}: no Parquet file (names with a leading '.' or '_' are no data); check the URL")
-    return files
+    return found
 
 
 def _splits(data_url: str, files: Iterable[str]) -> tuple[dict[str, str], list[str]]:

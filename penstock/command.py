@@ -84,7 +84,7 @@ def execute(
         log.error(said, error=type(error).__name__, exit_code=1)
         _write_result(arguments, {"error": error.logged, "kind": type(error).__name__})
         if arguments.json:
-            print(json.dumps({"error": said}), flush=True)
+            print(json.dumps({"error": said, "kind": type(error).__name__}), flush=True)
         return 1
     except Preempted as stopped:
         if not quiet:

@@ -171,7 +171,8 @@ class DatasetRecipe:
             dict(self.fit),
             self.row_group_bytes,
         ]
-        built = [list(self.clean_key), repr(dict(self.transforms))] if self.build or self.transforms else []
+        two_stages = self.build or self.transforms or self.clean_key
+        built = [list(self.clean_key), repr(dict(self.transforms))] if two_stages else []
         treated = [{name: repr(treatment) for name, treatment in self.private.items()}] if self.private else []
         return json_digest([self.code, *values, *built, *treated])
 

@@ -46,6 +46,7 @@ HDFS_ANSWER_S = 20.0  # how long a chunk of it may take: hdfs-native may wait fo
 
 # Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
 # Source: HadoopFSUtils.shouldFilterOutPathName and PartitioningAwareFileIndex.isDataPath of Spark 4.3.
+REFUSED = "permission denied"
 NO_DATA = re.compile(r"(^|/)(\.|_(?!(common_)?metadata[^/]*/)[^=/]*(/|$)|[^/]*\._COPYING_(/|$))")
 
 
@@ -131,21 +132,23 @@ def file_names(url: str) -> list[str]:
     return list(file_sizes(url))
 
 
-def file_sizes(url: str) -> dict[str, int]:
-    """Names of the files below a folder, as `file_names`, with their bytes."""
+def file_sizes(url: str, data_only: bool = False) -> dict[str, int]:
+    """Names of the files below a folder, as `file_names`, with their bytes. `data_only`: none that NO_DATA matches."""
     fs, path = filesystem(url)
     try:
         with _reading(url):
-            found = _find(fs, path)
+            found = _find(fs, path, data_only)
     except FileNotFoundError:  # of a bucket that is not there; other filesystems find nothing
         return {}
-    return {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
+    names = {str(PurePosixPath(file).relative_to(path)): int(info["size"]) for file, info in sorted(found.items())}
+    return {name: size for name, size in names.items() if name == "." or not (data_only and NO_DATA.search(name))}
 
 
-def _find(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, dict[str, Any]]:
+def _find(fs: fsspec.AbstractFileSystem, root: str, data_only: bool = False) -> dict[str, dict[str, Any]]:
     """fsspec's `find`, which leaves out what it cannot list, and all of an HDFS that does not answer: here that raises.
 
-    Only a folder that is gone by the time that it is looked into is left out, if it is not `root` itself.
+    Only a folder that is gone by the time that it is looked into is left out, if it is not `root` itself. With
+    `data_only` nobody looks into folders that NO_DATA matches.
     """
     if not (isinstance(fs, LocalFileSystem) or _is_hdfs(fs)):
         return dict(fs.find(root, detail=True))
@@ -159,7 +162,14 @@ def _find(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, dict[str, Any]]
             if folder == root or fs.exists(folder):
                 raise
             continue
-        folders += [info["name"] for info in listed if info["type"] == "directory"]
+        except NotADirectoryError:  # a part of its path is a file: there is no such folder
+            continue
+        folders += [
+            info["name"]
+            for info in listed
+            if info["type"] == "directory"
+            and not (data_only and NO_DATA.search(f"{PurePosixPath(info['name']).relative_to(root)}/"))
+        ]
         found |= {info["name"]: info for info in listed if info["type"] != "directory"}
     return found
 
@@ -549,7 +559,7 @@ def _raw_files(raw_url: str) -> list[tuple[str, str, dict[str, Any]]]:
     try:
         with storage_errors(raw_url):
             for root, info in roots.items():
-                found |= _find(fs, root) if info["type"] == "directory" else {root: info}
+                found |= _find(fs, root, data_only=True) if info["type"] == "directory" else {root: info}
     except FileNotFoundError as error:
         raise RawDataError(f"raw data: {shown(raw_url)} changed while it was listed ({error}); run again") from error
     names = {at: os.path.basename(at) if at == folder else str(PurePosixPath(at).relative_to(folder)) for at in found}
@@ -644,7 +654,7 @@ def storage_errors(url: str) -> Iterator[None]:
             raise
         raise StorageError(sentence) from error
     except PermissionError as error:
-        raise StorageError(f"{shown(url)}: permission denied; choose another place or change its mode") from error
+        raise StorageError(f"{shown(url)}: {REFUSED}; choose another place or change its mode") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
@@ -665,7 +675,7 @@ def hdfs_refusal(text: str, where: str) -> str | None:
     """What HDFS refuses for good, in a sentence, from the text of its Java exceptions; None for all else."""
     if found := re.search(r"AccessControlException.*?Permission denied: ([^\n]*?)(?:\\n|\n|$)", text, re.DOTALL):
         why = found[1].replace('\\"', '"')
-        return f"{where}: permission denied ({why}); choose another place or change its mode"
+        return f"{where}: {REFUSED} ({why}); choose another place or change its mode"
     # HDFS asks for the room of a whole block where a file is begun.
     if found := re.search(r"QuotaExceededException.*?The (\w+ quota of [^\\\n]*)", text, re.DOTALL):
         return f"{where}: no space left: the {found[1]}; free some, or have the quota raised"

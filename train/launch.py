@@ -80,9 +80,12 @@ def launch(wanted: Launch, arguments: Sequence[str]) -> int:
         DefaultLogsSpecs(log_dir=os.devnull),
         shutdown_timeout=SHUTDOWN_S,
     )
+    ended: Mapping[int, int]
     try:
-        agent.run()
+        result = agent.run()
         ended = agent.ended
+        if result.is_failed() and not ended:  # a rank ended between the look and torch's own
+            ended = {rank: failure.exitcode for rank, failure in result.failures.items()} or {0: 1}
     except SignalException:
         ended = agent.exit_codes()
     finally:

@@ -22,7 +22,7 @@ from train import state as states
 from train.config import EarlyStopping, Options, TrainConfig
 from train.control import Control
 from train.distributed import World
-from train.early_stopping import judge
+from train.early_stopping import judge, still
 from train.epoch_times import Clock, EpochTimes
 from train.evaluate import evaluate
 from train.feed import WEIGHT, Feed
@@ -65,13 +65,14 @@ def train(
     device = world.device
     forward = distributed.parallelise(model, world, options.parallel)
     state = states.start(model, config, device)
+    stopping = config.early_stopping or EarlyStopping()
     if (saved := distributed.from_rank_0(saved, world)) is not None:
         with distributed.together(world):
             states.load(state, saved)
+            state.best = still(state.best, stopping)
     losses = finite.Losses(train_feed, run_folder, world)
     steps_per_epoch = len(train_feed)
     num_steps = config.num_steps(steps_per_epoch)
-    stopping = config.early_stopping or EarlyStopping()
     augment = getattr(recipe, "augment", None)
     dropouts = [module for module in model.modules() if isinstance(module, random.Dropout)]
     clock, batches = Clock(train_feed, state.step), None
@@ -146,7 +147,7 @@ def train(
         losses.add(state.step - 1, step_sums)
         if i + 1 == steps_per_epoch or state.step == num_steps:
             losses.check()  # before it is evaluated
-            if i + 1 == steps_per_epoch:
+            if state.step < num_steps:
                 next(batches, None)  # so that the feed fetches on, for the next epoch
             batches.close()
             batches, state.evaluated = None, False

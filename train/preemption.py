@@ -55,11 +55,14 @@ def caught() -> Iterator[Signals]:
 
 def _end_at_the_second(read: int, signals: Signals) -> None:
     first: float | None = None
+    parent = os.getppid()
     while arrived := os.read(read, 1):
         signum, now = arrived[0], time.monotonic()
         if signum not in (signal.SIGTERM, signal.SIGINT) or signals.is_over:
             continue
         if first is None:
             first = now
+        elif os.getppid() != parent:  # of whose death the kernel tells by the same signal (PR_SET_PDEATHSIG)
+            parent = os.getppid()
         elif now - first > SAME_S:
             os._exit(128 + signum)

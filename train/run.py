@@ -90,7 +90,7 @@ def train(
     folder = local_folder(url)
     with ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(world, options.timeout, url, signals))
-        mirror, checkpoints, done, is_over = None, None, None, False
+        mirror, checkpoints, described, done, is_over = None, None, None, None, False
         with distributed.together(world):
             if world.rank == 0:
                 card = cards.load(data_url, version)
@@ -98,9 +98,9 @@ def train(
                 if not store.is_local(url):
                     mirror = stack.enter_context(mirrored(url, console.say))
                 checkpoints = stack.enter_context(Checkpoints(folder))
-                _same_run_or_new(folder, recipe, data_url, card, config, options.resume_anyway, console)
+                described = _unless_same_run(folder, recipe, data_url, card, config, options.resume_anyway, console)
                 version, is_over = card.version, status.is_restart_of_preempted(folder)
-                if (folder / "report.json").exists():
+                if described is None and (folder / "report.json").exists():
                     done = json.loads((folder / "report.json").read_text())
         version, done, is_over = distributed.from_rank_0((version, done, is_over), world)
         log.about(recipe=recipe.name, version=version, run=url.removeprefix("file://"))
@@ -111,7 +111,9 @@ def train(
         if world.rank == 0:
             stack.enter_context(status.told(folder, world.size, mirror.named if mirror is not None else str))
         control = Control(world, signals, watchdog, checkpoints, mirror, options.checkpoint_seconds)
-        report = _train(recipe, data_url, url, config, world, version, console, reading or {}, options, control)
+        report = _train(
+            recipe, data_url, url, config, world, version, console, reading or {}, options, control, described
+        )
     return Trained(url, report, reused=False)
 
 
@@ -126,8 +128,12 @@ def _train(
     reading: Mapping[str, Any],
     options: Options,
     control: Control,
+    described: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
-    """Trains in the local folder of the run at `url`. Returns what report.json holds, for rank 0."""
+    """Trains in the local folder of the run at `url`. Returns what report.json holds, for rank 0.
+
+    `described` is what config.json is to hold where it does not yet.
+    """
     cpu.keep_memory()
     folder = local_folder(url)
     with distributed.together(world):
@@ -181,6 +187,8 @@ def _train(
                         f"now ends after step {num_steps:,}; ask for more --epochs or --steps, or choose another --out"
                     )
                 console.say(f"Going on after step {at['step']:,} of {num_steps:,}")
+            if described is not None:
+                _begin(folder, described, card)
             _drop_results_after(folder, at["step"] if at["evaluated"] else at["step"] - 1)
 
             started = environment.describe(recipe.folder, world.device, world.size, num_threads)
@@ -312,17 +320,17 @@ def differences(run: str, recipe: Recipe, data_url: str, card: Card, config: Tra
     ]
 
 
-def _same_run_or_new(
+def _unless_same_run(
     folder: Path, recipe: Recipe, data_url: str, card: Card, config: TrainConfig, anyway: bool, console: Console
-) -> None:
-    """Writes config.json and card.json into a new run folder; compares with those of an old one.
+) -> dict[str, Any] | None:
+    """What config.json is to hold where the folder is new, or has another run and is to go on anyway; else None.
 
     What was refused before it started has left nothing to go on with: its folder counts as new.
     """
     earlier: list[Any] = []
     if (folder / "starts.jsonl").exists():
         if not (differs := differences(str(folder), recipe, data_url, card, config)):
-            return
+            return None
         if not anyway:
             raise RunError(
                 f"{folder}: holds another run ({'; '.join(differs)}); choose another --out, or go on from its newest "
@@ -336,11 +344,16 @@ def _same_run_or_new(
             )
         console.say(f"Going on with another run ({'; '.join(differs)}), as --resume-anyway asks")
         earlier = [*there.pop("earlier", []), there]
-        for name in ("report.json", "model.safetensors"):
-            (folder / name).unlink(missing_ok=True)
     described = _described(recipe, data_url, card, config)
     if earlier:
         described["earlier"] = earlier  # of the steps up to a checkpoint, the newest last
+    return described
+
+
+def _begin(folder: Path, described: Mapping[str, Any], card: Card) -> None:
+    """From here on the folder is of the run as it is described: what another one ended with goes."""
+    for name in ("report.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     store.replace(folder / "card.json", cards.to_json(card).encode())
     store.replace(folder / "config.json", _json(described))
 

@@ -135,5 +135,7 @@ class Watchdog:
                 status.write(self._run, "failed", error=error)
 
     def _end(self, what: str, say: Callable[[str], None] = log.info) -> None:
-        say(what)
-        os._exit(1)
+        try:
+            say(what)  # which fails where nobody reads any more
+        finally:
+            os._exit(1)

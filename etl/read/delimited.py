@@ -68,7 +68,7 @@ def csv(
         "multiLine": str(quoted_newlines).lower(),  # else line ends in quotes would all become LF
     }
     urls = listed(raw_url, only)
-    damage = damaged(spark, urls, unreadable)
+    damage = damaged(spark, urls, unreadable, only)
     whole = [url for url in urls if url not in damage]
     layouts: dict[str, tuple[list[str | None], list[str]]] = {"": ([*columns], whole)}
     if header:

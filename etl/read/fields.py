@@ -36,9 +36,10 @@ def typed(
     """The columns of records as `lines` gives them, and whether and why a record is malformed.
 
     `row` is the record as a struct of the columns in their types, with CORRUPT, which is not null where a field could
-    not be read; `text` the same of strings. Only where `row` lacks something, or `doubt` is true, `text` is asked, and
-    `problem`, which says in terms of `_text` what is wrong with the record as a whole, or is null. `broken` is true
-    where a nested value, of which `row` may hold a part, is not of its type.
+    not be read; `text` the same of strings. Only where `row` lacks something, `doubt` is true, or one of `nulls` is
+    somewhere in the record, `text` is asked, and `problem`, which says in terms of `_text` what is wrong with the
+    record as a whole, or is null. `broken` is true where a nested value, of which `row` may hold a part, is not of its
+    type.
     """
     records = records.withColumns({"_row": row, "_is_text": F.is_valid_utf8("value")})
     required = must_be_there(columns, nullable)

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import pyarrow as pa
@@ -211,12 +212,16 @@ def _refuse_link(url: str, member: tarfile.TarInfo) -> None:
 
 
 def damaged(
-    spark: SparkSession, urls: Collection[str], unreadable: str, check: Callable[[str], object] | None = None
+    spark: SparkSession,
+    urls: Collection[str],
+    unreadable: str,
+    only: str = "*",
+    check: Callable[[str], object] | None = None,
 ) -> dict[str, str]:
     """URL -> why, of the files that cannot be read to their end, where the recipe says to quarantine these.
 
-    `check` reads a file through; without one it is decompressed, and a file that is neither compressed nor an archive
-    has nothing to be damaged.
+    `check` reads a file through; without one it is decompressed, of an archive the members that are like `only`, and a
+    file that is neither compressed nor an archive has nothing to be damaged.
     """
     if unreadable not in ("fail", "quarantine"):
         raise RecipeError(f"unreadable must be 'fail' or 'quarantine', is {unreadable!r}")
@@ -224,7 +229,7 @@ def damaged(
     if unreadable == "fail" or not doubtful:
         return {}
     num_tasks = min(len(doubtful), TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
-    read_through = check or _decompress
+    read_through = check or partial(_decompress, only=only)
 
     def read(task: int) -> Iterator[pa.RecordBatch]:
         for url in doubtful[task::num_tasks]:
@@ -238,8 +243,8 @@ def damaged(
     return {row["url"]: row["why"] for row in found.collect()}
 
 
-def _decompress(url: str) -> None:
-    for stream in streams(Part(url)):
+def _decompress(url: str, only: str) -> None:
+    for stream in streams(Part(url), only):
         for _ in stream.chunks():
             pass
 

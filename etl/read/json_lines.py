@@ -31,7 +31,7 @@ def json_lines(
     type, or, without `extra_columns`, has other names too. Integers may be written as for `csv`, and in quotes.
     """
     urls = listed(raw_url, only)
-    damage = damaged(spark, urls, unreadable)
+    damage = damaged(spark, urls, unreadable, only)
     whole = [url for url in urls if url not in damage]
     folder = raw_url if names_all(raw_url, only) and not damage else None
     records = lines(spark, whole, Format(encoding), only, folder=folder).where("trim(value) <> ''")

@@ -25,7 +25,7 @@ def text(
     is malformed.
     """
     urls = listed(raw_url, only)
-    damage = damaged(spark, urls, unreadable)
+    damage = damaged(spark, urls, unreadable, only)
     urls = [url for url in urls if url not in damage]
     form = Format(encoding)
     if whole:

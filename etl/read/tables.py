@@ -121,7 +121,7 @@ def _typed_files(
 ) -> DataFrame:
     urls = listed(raw_url, only, archives=False)
     check = {"parquet": _read_parquet, "orc": _read_orc}.get(kind)
-    damage = damaged(spark, urls, unreadable, check)
+    damage = damaged(spark, urls, unreadable, check=check)
     whole = [url for url in urls if url not in damage]
     schema = _struct(columns)
     drift.check_types(_file_types(spark, whole, kind), _types(schema), extra_columns)

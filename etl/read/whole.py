@@ -32,7 +32,7 @@ def files(
         raise RecipeError(f"files: expected an encoding of {', '.join(ENDINGS)}, found {encoding!r}")
     only = only or ENDINGS.get(encoding or "", "*")
     urls = listed(raw_url, only)
-    damage = damaged(spark, urls, unreadable)
+    damage = damaged(spark, urls, unreadable, only)
     found = contents(spark, raw_url, [url for url in urls if url not in damage], only, encoding)
     df = found.select(
         "path",

@@ -67,7 +67,10 @@ def test_an_error_that_can_be_mended_ends_with_1(capsys: pytest.CaptureFixture[s
     assert run(fails) == 1
     assert capsys.readouterr() == ("", "error: split 'a': expected 1 row, found 2\n")
     assert run(fails, "--json") == 1
-    assert json.loads(capsys.readouterr().out) == {"error": "split 'a': expected 1 row, found 2"}
+    assert json.loads(capsys.readouterr().out) == {
+        "error": "split 'a': expected 1 row, found 2",
+        "kind": "DatasetError",
+    }
 
 
 def test_an_interruption_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:

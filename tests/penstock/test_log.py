@@ -127,7 +127,7 @@ def test_an_error_names_no_value_of_a_row(
     last = objects(output.err)[-1]
     assert (last["level"], last["exit_code"]) == ("ERROR", 1)
     assert expected in last["message"]
-    assert json.loads(output.out) == {"error": last["message"]}
+    assert json.loads(output.out) == {"error": last["message"], "kind": last["error"]}
 
     monkeypatch.setenv("PENSTOCK_LOG", "text")  # for people
     assert cli.main(arguments) == 1

@@ -177,16 +177,19 @@ def test_refused_rows_may_be_removed_and_are_their_owners(
 ) -> None:
     file = quarantined(digits_dataset, refused=1)
 
-    read_bytes = store.read_bytes
+    read_bytes, why = store.read_bytes, "permission denied"
 
     def refuse(url: str) -> bytes:
         if "quarantine" in url:
-            raise StorageError(f"{url}: permission denied")
+            raise StorageError(f"{url}: {why}")
         return read_bytes(url)
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "read_bytes", refuse)
         assert verify(str(digits_dataset), Console())[1] == []
+        why = "cannot be read"
+        with pytest.raises(StorageError, match="cannot be read"):
+            verify(str(digits_dataset), Console())
     assert re.search("Not looked at: quarantine .*: permission denied", capsys.readouterr().out)
     shutil.rmtree(file.parent.parent)
     assert verify(str(digits_dataset), Console())[1] == []

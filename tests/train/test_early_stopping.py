@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import RunError
 from train.config import EarlyStopping
-from train.early_stopping import Best, judge
+from train.early_stopping import Best, judge, still
 
 values = st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0, math.nan]), min_size=1, max_size=20)
 
@@ -31,7 +31,9 @@ def test_the_best_is_the_first_of_the_best_and_since_counts_what_came_after(foun
 
 def test_the_best_of_another_metric_is_none_any_more() -> None:
     best = judge(None, EarlyStopping("val_accuracy", "max"), {"val_accuracy": 0.98}, 1)
-    assert judge(best, EarlyStopping("val_loss"), {"val_loss": 2.0}, 2) == Best(2.0, 2)
+    assert still(best, EarlyStopping("val_accuracy", "max")) == best
+    assert still(best, EarlyStopping("val_loss")) is None
+    assert still(Best(0.98, 1), EarlyStopping("val_loss")) == Best(0.98, 1)  # of an old checkpoint
 
 
 def test_a_metric_that_is_not_there_is_named() -> None:

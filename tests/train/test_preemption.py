@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerState
 
 from tests.train.processes import SOON_S, Place, Started, assert_same, outcome
 from tests.train.ranks import free_port
+from train import launch
+from train.preemption import SAME_S
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 TWO = ("--nproc-per-node", "2")
@@ -52,6 +59,50 @@ def test_a_signal_ends_a_run_where_it_can_go_on(place: Place) -> None:
     assert_same(place.folder / "whole", place.folder / "stopped")
     timings = (started.run / "timings.jsonl").read_text().splitlines()
     assert all(json.loads(line)["rows"] > 0 for line in timings)  # of the epoch that was evaluated later, too
+
+
+ORPHAN = """
+import ctypes, os, signal, sys, time
+from train.preemption import caught
+parent = os.getppid()
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, as dags/launch.py asks for it
+with caught() as signals:
+    signals.is_deferred = True
+    print(os.getpid(), flush=True)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    print("saved" if signals.signum else "no signal", flush=True)
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def test_the_death_of_who_started_a_run_is_no_second_signal() -> None:
+    """As where Airflow ends a task: SIGTERM to all, and SIGKILL to the task's process five seconds later."""
+    with subprocess.Popen([sys.executable, "-c", PARENT, ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGTERM)
+        time.sleep(2 * SAME_S)
+        parent.kill()
+        assert parent.stdout.readline() == "saved\n"
+
+
+def test_a_rank_that_ends_between_two_looks_is_not_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Agent:
+        ended: ClassVar[dict[int, int]] = {}
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def run(self) -> RunResult:
+            return RunResult(WorkerState.FAILED, failures={1: SimpleNamespace(exitcode=75)})
+
+    monkeypatch.setattr(launch, "_Agent", Agent)
+    monkeypatch.setattr(launch.rendezvous, "get_rendezvous_handler", lambda _: SimpleNamespace(shutdown=lambda: None))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    assert launch.launch(launch.Launch(2), []) == 75
 
 
 def test_a_second_signal_ends_a_run_at_once(place: Place) -> None:

@@ -134,10 +134,13 @@ def test_a_longer_run_goes_on_with_what_is_given_now(recipe: Path, dataset: Path
 def test_a_run_that_cannot_go_on_as_it_is_told_to_says_so(recipe: Path, dataset: Path, tmp_path: Path) -> None:
     run, sgd = tmp_path / "run", replace(SMALL.optimizer, name="sgd")
     start(recipe, dataset, run)
+    files = [run / name for name in ("config.json", "report.json", "model.safetensors", "metrics.jsonl")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(RunError, match="the state of the optimizer adamw, with which sgd cannot go on"):
         go_on(recipe, dataset, run, replace(SMALL, epochs=4, optimizer=sgd))
     with pytest.raises(RunError, match=r"checkpoint is after step 15, and the run .* now ends after step 5; ask for"):
         go_on(recipe, dataset, run, replace(SMALL, epochs=1))
+    assert [file.read_bytes() for file in files] == before
 
 
 def go_on(recipe: Path, dataset: Path, run: Path, config: TrainConfig) -> None:

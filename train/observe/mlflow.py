@@ -158,10 +158,15 @@ def begin(folder: Path, uri: str) -> tuple[MlflowClient, str]:
 
     client, sent = MlflowClient(uri), _sent(folder)
     described = json.loads((folder / "config.json").read_text())
-    if sent.get("uri") != uri:
+    if sent.get("uri") != without_password(uri):
         name = os.environ.get("MLFLOW_RUN_NAME", folder.name)
         run = client.create_run(_experiment(client, described["recipe"]), run_name=name)
-        sent = {"uri": uri, "run_id": run.info.run_id, "step": NOT_DESCRIBED, "experiment": run.info.experiment_id}
+        sent = {
+            "uri": without_password(uri),
+            "run_id": run.info.run_id,
+            "step": NOT_DESCRIBED,
+            "experiment": run.info.experiment_id,
+        }
         _keep(folder, sent)
     run_id: str = sent["run_id"]
     if sent["step"] == NOT_DESCRIBED:
@@ -259,7 +264,7 @@ def end(folder: Path, client: MlflowClient, run_id: str) -> None:
 def _sent(folder: Path) -> dict[str, Any]:
     """What the folder knows of the server: `uri`, `run_id`, and the last `step` of which it has the figures."""
     found: dict[str, Any] = json.loads((folder / SENT).read_text()) if (folder / SENT).exists() else {}
-    return found
+    return {name: without_password(value) if name == "uri" else value for name, value in found.items()}
 
 
 def _keep(folder: Path, sent: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 
 from penstock import cli
 from tests.train.observe.conftest import arguments
+from train.observe import mlflow
 
 
 @dataclass(frozen=True)
@@ -187,3 +188,9 @@ def test_a_server_that_is_not_there_costs_one_warning(
     assert len(told.splitlines()) == 1
     assert "secret" not in told
     assert [line["epoch"] for line in lines(folder / "alone")] == [1, 2]
+
+
+def test_a_password_is_not_kept(tmp_path: Path) -> None:
+    """Neither what an older run kept; with another password the run is the same on the server."""
+    (tmp_path / "mlflow.json").write_text(json.dumps({"uri": "https://me:secret@host/x", "run_id": "1"}))
+    assert mlflow._sent(tmp_path) == {"uri": "https://host/x", "run_id": "1"}
