@@ -4,8 +4,9 @@ In training some tokens are hidden behind token 0, which no text has: a model of
 each time learns them by heart. Source: word dropout: Iyyer et al., "Deep Unordered Composition Rivals Syntactic Methods
 for Text Classification", ACL 2015, section 3.2, where hidden words are left out.
 
-`python -m bench.recipes --recipes sms_spam`, two seeds on five folds: F1 of spam 0.9679, accuracy 0.9923; TF-IDF and
-logistic regression 0.9527 and 0.9889.
+`python -m bench.recipes --recipes sms_spam`, three seeds on five folds: F1 of spam 0.9665, accuracy 0.9920; TF-IDF and
+logistic regression 0.9527 and 0.9889. Spam comes in variants, which fall into several splits: without the 88 texts
+whose letters are those of another one F1 is 0.9639, and 0.9478.
 """
 
 from typing import Any
