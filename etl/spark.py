@@ -183,7 +183,7 @@ def _explain(text: str, raw_url: str, out: str) -> PenstockError | None:
     if "File too large" in text:
         return StorageError(f"{out}: a file would be larger than is allowed here; raise the limit (ulimit -f)")
     if "Permission denied" in text or "AccessControlException" in text:
-        return StorageError(f"{out} or {raw_url}: permission denied; choose another place or change its mode")
+        return StorageError(f"{out} or {raw_url}: {store.REFUSED}; choose another place or change its mode")
     if (refusal := store.hdfs_refusal(text, out)) is not None:
         return StorageError(refusal)
     # The second is of a stage whose input was lost with executors each time.

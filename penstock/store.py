@@ -44,9 +44,10 @@ HDFS_PATIENCE = {"dfs.client.failover.max.attempts": "5", "dfs.client.failover.s
 HDFS_WRITE_S = 120.0  # how long a file is tried to be written
 HDFS_ANSWER_S = 20.0  # how long a chunk of it may take: hdfs-native may wait for ever for a DataNode that is dead
 
+REFUSED = "permission denied"  # what a StorageError says where that is why
+
 # Relative names in which Spark sees no data: a file or a folder above it begins with '.', or with '_' and has no '='.
 # Source: HadoopFSUtils.shouldFilterOutPathName and PartitioningAwareFileIndex.isDataPath of Spark 4.3.
-REFUSED = "permission denied"
 NO_DATA = re.compile(r"(^|/)(\.|_(?!(common_)?metadata[^/]*/)[^=/]*(/|$)|[^/]*\._COPYING_(/|$))")
 
 
