@@ -161,6 +161,22 @@ while True:
     assert "Exception ignored" not in told
 
 
+def test_ctrl_c_while_the_workers_are_started_ends_too(dataset: Path) -> None:
+    code = """
+from threading import Thread
+start = Thread.start
+def interrupted(thread):
+    start(thread)
+    if thread.name.startswith("feed"):
+        raise KeyboardInterrupt
+Thread.start = interrupted
+for batch in feed: pass
+"""
+    ended = subprocess.run([sys.executable, "-c", RUN + code, dataset], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
 def in_a_fork(work: Callable[[], Any]) -> Any:
     """What `work` gives or raises in a forked child. A child that hangs is killed, and fails the test."""
     readable, writable = os.pipe()

@@ -88,8 +88,12 @@ class OrderedPool:
     def start(self, worker_class: Any, arguments: tuple[Any, ...], ventilator: Iterator[range]) -> None:
         self._process = worker_class(0, None, arguments).process
         self._items = ventilator
-        for _ in range(self._ahead):
-            self._submit()
+        try:
+            for _ in range(self._ahead):
+                self._submit()
+        except BaseException:  # Ctrl-C between a thread's start and the pool's note of it: Python would join it for ever
+            self.stop()
+            raise
 
     def _submit(self) -> None:
         if (item := next(self._items, None)) is not None:
