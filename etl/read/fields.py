@@ -6,7 +6,7 @@ field: to take an integer that is written as a decimal, or to say what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame
@@ -29,7 +29,7 @@ def typed(
     problem: Column,
     *,
     doubt: Column | None = None,
-    broken: Mapping[str, Column] | None = None,
+    broken: Mapping[str, str] | None = None,
     nullable: Collection[str] = (),
     nulls: Collection[str] = (),
 ) -> DataFrame:
@@ -38,36 +38,33 @@ def typed(
     `row` is the record as a struct of the columns in their types, with CORRUPT, which is not null where a field could
     not be read; `text` the same of strings. Only where `row` lacks something, `doubt` is true, or one of `nulls` is
     somewhere in the record, `text` is asked, and `problem`, which says in terms of `_text` what is wrong with the
-    record as a whole, or is null. `broken` is true where a nested value, of which `row` may hold a part, is not of its
-    type.
+    record as a whole, or is null. `broken`, in SQL, is true where a nested value, of which `row` may hold a part, is
+    not of its type.
     """
     records = records.withColumns({"_row": row, "_is_text": F.is_valid_utf8("value")})
     required = must_be_there(columns, nullable)
     doubts = [
         F.col("_problem").isNotNull(),
         ~F.col("_is_text"),
-        F.col("_row").getField(CORRUPT).isNotNull(),
-        *(F.col("_row").getField(name).isNull() for name in required),
+        F.expr(_any([f"_row.{CORRUPT} IS NOT NULL", *(f"{_field('_row', name)} IS NULL" for name in required)])),
         *([] if doubt is None else [doubt]),
         *(F.contains("value", F.lit(text)) for text in nulls if text),  # Spark may have read it as a value
     ]
     records = records.withColumn("_is_doubtful", reduce(Column.__or__, doubts))
     records = records.withColumn("_text", F.when(F.col("_is_doubtful"), text))
-    texts = {name: _known(F.col("_text").getField(name), nulls) for name in columns}
-    values = {}
-    for name, kind in columns.items():
-        value, is_null = F.col("_row").getField(name), F.col("_text").getField(name).isin(*nulls)
-        values[name] = F.when(~F.coalesce(is_null, F.lit(False)), _value(value, texts[name], kind))
+    texts = {name: _known(_field("_text", name), nulls) for name in columns}
+    values = {name: _value(name, texts[name], kind, nulls) for name, kind in columns.items()}
     wrong = {
-        name: values[name].isNull() if name in required else values[name].isNull() & texts[name].isNotNull()
+        name: f"{values[name]} IS NULL" if name in required else f"{values[name]} IS NULL AND {texts[name]} IS NOT NULL"
         for name in columns
     }
-    wrong |= {name: wrong[name] | is_broken for name, is_broken in (broken or {}).items()}
+    wrong |= {name: f"{wrong[name]} OR {is_broken}" for name, is_broken in (broken or {}).items()}
     problem = F.coalesce(F.col("_problem"), F.when(~F.col("_is_text"), NO_TEXT), problem)
-    malformed = F.col("_is_doubtful") & (problem.isNotNull() | reduce(Column.__or__, wrong.values()))
-    mistyped = F.concat_ws("; ", *(F.when(wrong[name], _mistyped(name, kind)) for name, kind in columns.items()))
+    malformed = F.col("_is_doubtful") & (problem.isNotNull() | F.expr(_any(wrong.values())))
+    each = (f"CASE WHEN {wrong[name]} THEN {_mistyped(name, kind)} END" for name, kind in columns.items())
+    mistyped = F.expr(f"concat_ws('; ', {', '.join(each)})")
     return records.select(
-        *(value.alias(name) for name, value in values.items()),
+        *(F.expr(f"{value} AS {identifier(name)}") for name, value in values.items()),
         "_file",
         "_position",
         F.make_valid_utf8("value").alias("_record"),
@@ -85,35 +82,65 @@ def must_be_there(columns: Collection[str], nullable: Collection[str]) -> list[s
 
 def ddl(names: Sequence[str], kinds: Sequence[str]) -> str:
     """These columns and CORRUPT as Spark's parsers want them."""
-    quoted = (name.replace("`", "``") for name in names)
-    return ", ".join([*(f"`{name}` {kind}" for name, kind in zip(quoted, kinds, strict=True)), f"{CORRUPT} string"])
+    return ", ".join(
+        [*(f"{identifier(name)} {kind}" for name, kind in zip(names, kinds, strict=True)), f"{CORRUPT} string"]
+    )
 
 
-def as_integer(text: Column, kind: str) -> Column:
+# Parts of SQL. What is asked of each of many columns is written so: a text is parsed in a call of the JVM, where an
+# expression of PySpark's functions takes many calls for each function.
+
+
+def identifier(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def as_integer(text: str, kind: str) -> str:
     """The integer that a text says as `17850`, `17850.0` or `1.785E+04`; null for `17850.5` or beyond `kind`.
 
     A number with an exponent is computed as a decimal, and only where its 18 places hold all of its digits.
     """
-    places = F.length(F.regexp_extract(text, r"\.([0-9]*)", 1))
-    exponent = F.regexp_extract(text, r"[eE]([+-]?[0-9]+)$", 1).try_cast("int")
-    exact = F.when(places - exponent <= 18, text.try_cast("decimal(38,18)"))
-    scientific = F.when(text.rlike(r"^[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}$") & (exact % 1 == 0), exact)
-    return F.coalesce(F.regexp_replace(text, r"\.0*$", "").try_cast(kind), scientific.try_cast(kind))
+    places = rf"length(regexp_extract({text}, '\\.([0-9]*)', 1))"
+    exponent = f"try_cast(regexp_extract({text}, '[eE]([+-]?[0-9]+)$', 1) AS int)"
+    exact = f"CASE WHEN {places} - {exponent} <= 18 THEN try_cast({text} AS decimal(38,18)) END"
+    is_scientific = rf"{text} RLIKE '^[+-]?[0-9]+(\\.[0-9]*)?[eE][+-]?[0-9]{{1,3}}$'"
+    scientific = f"CASE WHEN {is_scientific} AND ({exact}) % 1 = 0 THEN {exact} END"
+    plain = rf"regexp_replace({text}, '\\.0*$', '')"
+    return f"coalesce(try_cast({plain} AS {kind}), try_cast({scientific} AS {kind}))"
 
 
-def _known(text: Column, nulls: Collection[str]) -> Column:
-    return F.when(~text.isin(*nulls), text) if nulls else text
+def _any(conditions: Iterable[str]) -> str:
+    return " OR ".join(f"({condition})" for condition in conditions)
 
 
-def _value(value: Column, text: Column, kind: str) -> Column:
+def _field(struct: str, name: str) -> str:
+    return f"{struct}.{identifier(name)}"
+
+
+def _is_one_of(text: str, nulls: Collection[str]) -> str:
+    return f"{text} IN ({', '.join(map(literal, nulls))})"
+
+
+def _known(text: str, nulls: Collection[str]) -> str:
+    return f"CASE WHEN NOT {_is_one_of(text, nulls)} THEN {text} END" if nulls else text
+
+
+def _value(name: str, text: str, kind: str, nulls: Collection[str]) -> str:
     """What Spark read in the field, else what its text means, which is there where Spark could not read all fields."""
-    kind = kind.strip().lower()
-    if kind == "string" or kind.startswith(NESTED):
-        return value
-    return F.coalesce(value, as_integer(text, kind) if kind in INTEGERS else text.try_cast(kind))
+    kind, value = kind.strip().lower(), _field("_row", name)
+    if not (kind == "string" or kind.startswith(NESTED)):
+        value = f"coalesce({value}, {as_integer(text, kind) if kind in INTEGERS else f'try_cast({text} AS {kind})'})"
+    if nulls:
+        is_null = _is_one_of(_field("_text", name), nulls)
+        value = f"CASE WHEN NOT coalesce({is_null}, false) THEN {value} END"
+    return f"({value})"
 
 
-def _mistyped(name: str, kind: str) -> Column:
-    text = F.col("_text").getField(name)
-    shown = F.concat(F.lit("'"), F.left(text, F.lit(SHOWN_CHARACTERS)), F.lit("'"))
-    return F.concat(F.lit(f"{name} must be {kind}, found "), F.coalesce(shown, F.lit("nothing")))
+def _mistyped(name: str, kind: str) -> str:
+    quote, text = literal("'"), _field("_text", name)
+    shown = f"concat({quote}, left({text}, {SHOWN_CHARACTERS}), {quote})"
+    return f"concat({literal(f'{name} must be {kind}, found ')}, coalesce({shown}, 'nothing'))"

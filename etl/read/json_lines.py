@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from etl.read.fields import CORRUPT, NESTED, ddl, typed
+from etl.read.fields import CORRUPT, NESTED, ddl, literal, typed
 from etl.read.files import damaged, listed, names_all, with_damaged
 from etl.read.records import Format, lines
 
@@ -47,8 +47,9 @@ def json_lines(
     if not extra_columns:
         doubt = doubt | (F.size(others) > 0)
         problem = problem.when(F.size(others) > 0, F.concat(F.lit("not expected: "), F.array_join(others, ", ")))
+    options = ", ".join(map(literal, (word for pair in OPTIONS.items() for word in pair)))
     broken = {
-        name: F.from_json("value", ddl([name], [kind]), OPTIONS).getField(CORRUPT).isNotNull()
+        name: f"from_json(value, {literal(ddl([name], [kind]))}, map({options})).{CORRUPT} IS NOT NULL"
         for name, kind in columns.items()
         if kind.strip().lower().startswith(NESTED)
     }

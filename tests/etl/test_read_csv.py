@@ -182,7 +182,7 @@ def test_an_integer_may_be_written_as_a_decimal_that_is_one(
     texts = [form.format(value) for value in values]
     kinds = {"int": 31, "bigint": 63}
     df = spark.createDataFrame(pa.table({"text": texts}))
-    found = df.select("text", *(as_integer(F.col("text"), kind).alias(kind) for kind in kinds)).collect()
+    found = df.select("text", *(F.expr(as_integer("text", kind)).alias(kind) for kind in kinds)).collect()
     for row in found:
         number = Decimal(row["text"])
         for kind, bits in kinds.items():

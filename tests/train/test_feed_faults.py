@@ -172,7 +172,9 @@ def interrupted(thread):
 Thread.start = interrupted
 for batch in feed: pass
 """
-    ended = subprocess.run([sys.executable, "-c", RUN + code, dataset], capture_output=True, text=True, timeout=PATIENCE_S)
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN + code, dataset], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert ended.returncode == -signal.SIGINT
     assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
 

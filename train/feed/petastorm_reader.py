@@ -91,7 +91,7 @@ class OrderedPool:
         try:
             for _ in range(self._ahead):
                 self._submit()
-        except BaseException:  # Ctrl-C between a thread's start and the pool's note of it: Python would join it for ever
+        except BaseException:  # Ctrl-C after a thread's start, before the pool has noted it: Python would wait for it
             self.stop()
             raise
 
