@@ -64,7 +64,7 @@ def typed(
     each = (f"CASE WHEN {wrong[name]} THEN {_mistyped(name, kind)} END" for name, kind in columns.items())
     mistyped = F.expr(f"concat_ws('; ', {', '.join(each)})")
     return records.select(
-        *(F.expr(f"{value} AS {identifier(name)}") for name, value in values.items()),
+        *(F.expr(value).alias(name) for name, value in values.items()),
         "_file",
         "_position",
         F.make_valid_utf8("value").alias("_record"),
@@ -82,21 +82,17 @@ def must_be_there(columns: Collection[str], nullable: Collection[str]) -> list[s
 
 def ddl(names: Sequence[str], kinds: Sequence[str]) -> str:
     """These columns and CORRUPT as Spark's parsers want them."""
-    return ", ".join(
-        [*(f"{identifier(name)} {kind}" for name, kind in zip(names, kinds, strict=True)), f"{CORRUPT} string"]
-    )
+    quoted = (name.replace("`", "``") for name in names)
+    return ", ".join([*(f"`{name}` {kind}" for name, kind in zip(quoted, kinds, strict=True)), f"{CORRUPT} string"])
 
 
 # Parts of SQL. What is asked of each of many columns is written so: a text is parsed in a call of the JVM, where an
 # expression of PySpark's functions takes many calls for each function.
 
 
-def identifier(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
-
-
 def literal(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Of any text: Spark would put in what `${env:HOME}` stands for."""
+    return "'" + text.replace("\\", r"\\").replace("'", r"\'").replace("$", r"\u0024") + "'"
 
 
 def as_integer(text: str, kind: str) -> str:
@@ -118,7 +114,7 @@ def _any(conditions: Iterable[str]) -> str:
 
 
 def _field(struct: str, name: str) -> str:
-    return f"{struct}.{identifier(name)}"
+    return f"{struct}[{literal(name)}]"
 
 
 def _is_one_of(text: str, nulls: Collection[str]) -> str:

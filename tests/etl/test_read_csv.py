@@ -112,6 +112,21 @@ def test_nulls_are_what_the_recipe_says_though_spark_can_read_them(spark: SparkS
     assert said == [(2, "a must be int, found '-9'"), (3, "b must be string, found 'NA'")]
 
 
+def test_names_and_nulls_may_be_any_text(spark: SparkSession, tmp_path: Path) -> None:
+    columns = {"it's": "int", "a`b.c": "double", "d\\n": "string", "${env:HOME}": "int", 'say "x"': "date"}
+    nulls = ("n'a", "\\N", "${env:HOME}")
+    lines = ["1,2.5,x,3,2020-01-02", "n'a,1,x,1,2020-01-02", "1,1,\\N,1,2020-01-02", "1,1,${env:HOME},y,2020-01-02"]
+    url = write(tmp_path, {"a.csv": "\n".join(lines)})
+    df = csv(spark, url, columns, nulls=nulls)
+    assert df.columns[:5] == [*columns]
+    assert [tuple(row)[:3] for row in df.where("not _malformed").collect()] == [(1, 2.5, "x")]
+    assert [why for _, _, _, why in refused(df, url)] == [
+        "it's must be int, found 'n'a'",
+        "d\\n must be string, found '\\N'",
+        "d\\n must be string, found '${env:HOME}'; ${env:HOME} must be int, found 'y'",
+    ]
+
+
 def test_links_in_an_archive_are_said(spark: SparkSession, tmp_path: Path) -> None:
     file = tmp_path / "raw" / "x.tar"
     file.parent.mkdir()
