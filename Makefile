@@ -27,7 +27,7 @@ demo: $(VENV)/.demo  ## raw digits to a tested model, in a minute
 test: $(VENV)/.dev  ## all tests but the slow ones (COVERAGE=1 says what they reach)
 	@$(PYTEST) $(if $(COVERAGE),--cov --cov-report=term:skip-covered) -m "not slow and not soak and not cluster and not dags" tests
 
-test-slow: $(VENV)/.dev  ## the tests that kill runs and jobs, or follow the guide to a recipe word for word
+test-slow: $(VENV)/.dev  ## those that take longer: whole data sets, every example, kills, the guide word for word
 	@$(PYTEST) -m "slow and not soak" tests
 
 test-cluster: $(VENV)/.dev  ## the tests on real HDFS, YARN and Spark daemons, which they start and stop

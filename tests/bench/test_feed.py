@@ -15,6 +15,7 @@ from bench.publish import publish
 ROWS = 2 * BATCH_ROWS + 100
 
 
+@pytest.mark.slow
 def test_the_bench_prints_every_system_of_a_case(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

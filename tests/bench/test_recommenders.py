@@ -18,6 +18,7 @@ def test_biases_by_hand() -> None:
     assert popularity(known, 3).tolist() == [0, 2, 1, 0]
 
 
+@pytest.mark.slow
 def test_als_knows_what_belongs_together(spark: SparkSession) -> None:
     """Users of one half rate items of one half, highly the even ones; each is asked for the item that he left out."""
     pairs = [

@@ -135,6 +135,7 @@ def test_spark_submit_and_modules_run_the_same(digits_csv: Path, tmp_path: Path)
     assert (tmp_path / "r1" / "metrics.jsonl").read_text() == (tmp_path / "r2" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_mnist_holds_what_its_authors_say(mnist_raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "mnist"
     told = penstock("etl", "mnist", "--raw", mnist_raw, "--out", out)

@@ -172,6 +172,7 @@ def oracle(train: list[Row]) -> dict[str, Callable[[Row], list[float]]]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(
     st.lists(ROW, min_size=12, max_size=40), st.lists(ROW, min_size=1, max_size=20), st.randoms(use_true_random=False)

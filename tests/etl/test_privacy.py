@@ -144,6 +144,7 @@ def test_text_is_masked_and_other_columns_stay(spark: SparkSession) -> None:
     }
 
 
+@pytest.mark.slow
 def test_neither_plans_nor_the_event_log_tell_the_key(tmp_path: Path) -> None:
     """A process of its own, since a session logs its events or does not; everything it writes or says is looked at."""
     code = """

@@ -385,6 +385,7 @@ CREDIT_COLUMNS = dict.fromkeys(CREDIT.split(","), "int")
 ALIASES = {"default.payment.next.month": "default_payment_next_month"}
 
 
+@pytest.mark.slow
 def test_credit_default_and_its_split_record(spark: SparkSession) -> None:
     good = csv(spark, shared("credit_default"), CREDIT_COLUMNS, header=True)
     dirty_url = shared("dirty")
@@ -419,6 +420,7 @@ RETAIL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unpacked", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["tar.gz", "folder"])
 def test_online_retail_of_305_days(spark: SparkSession, tmp_path: Path, unpacked: bool) -> None:
     url = shared("online_retail")

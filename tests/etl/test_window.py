@@ -37,6 +37,7 @@ def days_of_people(folder: Path, days: tuple[str, ...] = DAYS, count: int = 60) 
     return folder
 
 
+@pytest.mark.slow
 def test_days_one_by_one_give_the_rows_and_counts_of_all_at_once(run: Run, tmp_path: Path, console: Console) -> None:
     raw, out = days_of_people(tmp_path / "raw"), tmp_path / "out"
     whole = run(raw, tmp_path / "whole").card
@@ -114,6 +115,7 @@ def test_a_day_that_the_recipe_would_clean_otherwise_now_is_left_out_and_told(ru
     assert (built.lineage["intervals"], built.lineage["cleaned_otherwise"]) == (["2011-01-03/2011-01-04"], [])
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_version_are_built_again_though_more_days_came_and_the_raw_files_are_gone(
     run: Run, tmp_path: Path
 ) -> None:

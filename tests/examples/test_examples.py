@@ -39,6 +39,7 @@ def assert_learns_from_each_row_once(epochs: list[Epoch]) -> None:
     assert losses[0] > 2 * losses[1] > 2 * losses[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "needs"),
     [("plain_pytorch.py", "torch"), ("keras_fit.py", "keras"), ("tensorflow_data.py", "tensorflow")],

@@ -468,6 +468,7 @@ def test_s3_is_written_like_a_disk(tmp_path: Path, s3: str) -> None:
     assert penstock.read(f"{s3}/frame").equals(penstock.read(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_examples_give_the_files_of_etl_and_are_trained_on_and_scored(
     tmp_path: Path, built_digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def features(out: Path, built: Built) -> dict[int, dict[str, float]]:
     return {client: dict(zip(elements, found, strict=True)) for client, found in values.items()}
 
 
+@pytest.mark.slow
 def test_undocumented_codes_stay_and_impossible_ones_go(spark: SparkSession, tmp_path: Path) -> None:
     clients = [client(i) for i in range(1, 900)]
     odd = [client(900, EDUCATION=0), client(901, EDUCATION=6, MARRIAGE=0), client(902, BILL_AMT1=-5, PAY_0=-2)]

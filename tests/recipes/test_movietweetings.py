@@ -99,6 +99,7 @@ def expected(ratings: list[Rating], moments: dict[int, int | None]) -> dict[str,
     return rows
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @example(AT_EDGES)
 @given(RATINGS)
@@ -183,6 +184,7 @@ def test_it_trains_goes_on_and_names_ten_films_that_a_user_has_not_rated(
         assert row["score"] == sorted(row["score"], reverse=True)
 
 
+@pytest.mark.slow
 def test_users_are_scored_after_all_their_ratings(slice_: tuple[Path, Built], tmp_path: Path) -> None:
     folder, _ = slice_
     scored = tmp_path / "scored"

@@ -62,6 +62,7 @@ def test_a_few_lines_become_the_rows_they_stand_for(spark: SparkSession, raw: Pa
     assert found["C536379", "Discount"]["quantity"] == -1
 
 
+@pytest.mark.slow
 def test_the_known_facts_of_the_whole_data_come_out(spark: SparkSession, tmp_path: Path) -> None:
     archive = SHARED_DATA / "online_retail" / "online_retail_by_day_full.tar.gz"
     if not archive.is_file():

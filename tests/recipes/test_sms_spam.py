@@ -57,6 +57,7 @@ def test_messages_that_differ_in_case_blanks_and_numbers_are_one(spark: SparkSes
     assert all(bpe.decode(row["tokens"]) == text for text, row in found.items())
 
 
+@pytest.mark.slow
 def test_a_slice_trains_goes_on_and_predicts(spark: SparkSession, tmp_path: Path) -> None:
     said = [("spam\tWIN", "ham\tsee you")[i % 3 > 0] + f" {chr(97 + i % 26)} {'x' * (i % 40)}y" for i in range(400)]
     (tmp_path / "sms").write_text("\n".join(said) + "\n")

@@ -82,6 +82,7 @@ def assert_each_step_once(client: MlflowClient, run_id: str, run: Path) -> None:
         assert [(point.step, point.value) for point in history] == [(line["step"], line[name]) for line in lines(run)]
 
 
+@pytest.mark.slow
 def test_a_run_is_shown_with_its_parameters_dataset_figures_and_model(
     server: Server,
     folder: Path,
