@@ -103,7 +103,9 @@ def built(
     return built
 
 
-@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=pytest.mark.soak), "online_retail"])
+@pytest.mark.parametrize(
+    "name", ["digits", *(pytest.param(name, marks=pytest.mark.soak) for name in ("mnist", "online_retail"))]
+)
 def test_hdfs_to_hdfs(name: str, hdfs: Cluster, source: Callable[[str], Source]) -> None:
     raw, out = source(name), f"{hdfs.hdfs_url}/user/tester/local-spark/{name}"
     etl(find(raw.recipe), raw.url, out, Console())
@@ -115,9 +117,9 @@ def test_hdfs_to_hdfs(name: str, hdfs: Cluster, source: Callable[[str], Source])
     ("where", "name"),
     [
         ("yarn cluster", "digits"),
-        ("yarn client", "digits"),
-        ("yarn cluster", "mnist"),
         ("standalone client", "online_retail"),
+        pytest.param("yarn client", "digits", marks=pytest.mark.soak),
+        pytest.param("yarn cluster", "mnist", marks=pytest.mark.soak),
         pytest.param("standalone client", "digits", marks=pytest.mark.soak),
         pytest.param("standalone client", "mnist", marks=pytest.mark.soak),
         pytest.param("yarn cluster", "online_retail", marks=pytest.mark.soak),
@@ -142,6 +144,7 @@ def test_lines_of_a_driver_on_yarn_are_objects_that_say_which_application(
     assert ours[-1]["message"] == "done"
 
 
+@pytest.mark.soak
 def test_a_model_learns_from_hdfs_what_it_learns_from_local_files(
     source: Callable[[str], Source], built: Callable[[str, str], str], tmp_path: Path
 ) -> None:

@@ -224,6 +224,7 @@ def clean(df):
 """
 
 
+@pytest.mark.soak
 def test_lines_about_faults_are_objects_without_values_of_rows_and_secrets(site: Site, tmp_path: Path) -> None:
     """URLs have the secret, so that each line that names one would show it; one row of 600 is refused."""
     ages = [MARKER if i % 600 == 0 else str(i % 90) for i in range(20_000)]

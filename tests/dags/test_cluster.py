@@ -111,7 +111,7 @@ def airflow(cluster: Cluster, airflow_python: Path, tmp_path_factory: pytest.Tem
         yield running
 
 
-@pytest.mark.parametrize("name", ["mnist", "retail"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("retail", marks=pytest.mark.soak)])
 def test_from_raw_files_on_hdfs_to_predictions(name: str, airflow: Site, cluster: Cluster) -> None:
     tasks = airflow.ended(f"{name}_etl", airflow.trigger(f"{name}_etl"))
     assert {task["state"] for task in tasks.values()} == {"success"}
